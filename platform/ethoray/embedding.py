@@ -1,0 +1,193 @@
+"""A frozen encoder over whole recordings: chunk, stitch, pool over individuals, write Parquet.
+
+Memory is bounded by the chunk while embedding; what comes out is one recording at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ethoray.batch import collate
+from ethoray.learning import Encoder
+from ethoray.store import Dataset, Entry
+
+ALL = "all"
+PART_BYTES = 32 * 2**20
+_FIXED = {"recording": pa.string(), "split": pa.string(), "frame": pa.int64(), "time": pa.float64()}
+
+
+class EmbeddingError(ValueError):
+    """An encoder, or a folder of embeddings, that breaks its promise; the message names the recording or file."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One recording as a frozen encoder sees it, pooled over individuals.
+
+    Attributes
+    ----------
+    entry: the recording.
+    spaces: by name, float32 (time, feature), finite; an encoder of several spaces has "all" besides, the
+        features of every space side by side.
+    """
+
+    entry: Entry
+    spaces: dict[str, np.ndarray]
+
+
+def pool(z: Tensor, mask: Tensor) -> Tensor:
+    """What a group does, whichever animal does it: mean over individuals beside their range (max - min).
+
+    ``z`` is (time, individual, feature), ``mask`` (time, individual) says who is there; the result is
+    (time, 2 * feature), as in BAMS (Azabou et al. 2023). Absent individuals do not count and a frame
+    with nobody is zero. One individual alone has no range: its features are returned as they are.
+    """
+    there = mask.unsqueeze(-1)
+    total = z.masked_fill(~there, 0).sum(1)
+    if z.shape[1] == 1:
+        return total
+    mean = total / there.sum(1).clamp(min=1)
+    highest = z.masked_fill(~there, -torch.inf).amax(1)
+    lowest = z.masked_fill(~there, torch.inf).amin(1)
+    return torch.cat([mean, (highest - lowest).masked_fill(~there.any(1), 0)], dim=-1)
+
+
+def embed(encoder: Encoder, dataset: Dataset, entries: Iterable[Entry], *, chunk: int = 4096) -> Iterator[Embedding]:
+    """Embed recordings one by one, ``chunk`` frames at a time, on the encoder's device.
+
+    Each chunk is read with ``encoder.past`` and ``encoder.future`` frames of context, so the result does not
+    depend on ``chunk``. The encoder is left in evaluation mode. Raises EmbeddingError naming recording and
+    space when an embedding is not finite.
+    """
+    if chunk < 1:
+        raise ValueError(f"embed needs chunks of at least one frame, not {chunk!r}")
+    animals = max((len(entry.individuals) for entry in dataset.entries), default=1)
+    encoder.eval()
+    for entry in entries:
+        parts = [
+            _piece(encoder, dataset, entry, animals, first, min(first + chunk, entry.frames))
+            for first in range(0, entry.frames, chunk)
+        ]
+        spaces = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for name, values in spaces.items():
+            _check_finite(entry, name, values)
+        if len(spaces) > 1:
+            if ALL in spaces:
+                raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
+            spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
+        yield Embedding(entry, spaces)
+
+
+@torch.no_grad()
+def _piece(
+    encoder: Encoder, dataset: Dataset, entry: Entry, animals: int, first: int, last: int
+) -> dict[str, np.ndarray]:
+    """The pooled spaces of frames first..last, each (last - first, feature)."""
+    start, stop = max(first - encoder.past, 0), min(last + encoder.future, entry.frames)
+    window = dataset.keypoints(entry, start, stop)
+    batch = collate([window], stop - start, animals, entry.fps).to(encoder.device())
+    keep = slice(first - start, last - start)
+    pooled = {}
+    for name, z in encoder.embed(batch).items():
+        if z.shape[:3] != batch.mask.shape or z.ndim != 4:
+            raise EmbeddingError(
+                f"recording {entry.name!r}: space {name!r} is {tuple(z.shape)}, it should be "
+                f"{tuple(batch.mask.shape)} and a feature axis"
+            )
+        pooled[name] = pool(z[0, keep].float(), batch.mask[0, keep]).cpu().numpy()
+    return pooled
+
+
+def _check_finite(entry: Entry, space: str, values: np.ndarray) -> None:
+    broken = ~np.isfinite(values).all(1)
+    if broken.any():
+        raise EmbeddingError(
+            f"recording {entry.name!r}: space {space!r} is not finite in {broken.sum()} of {len(values)} frames, "
+            f"first in frame {broken.argmax()}; embed must be finite wherever the mask is True"
+        )
+
+
+def write(embeddings: Iterable[Embedding], folder: str | Path, *, every: float = 0.5) -> Iterator[Embedding]:
+    """Pass embeddings on and keep a frame every ``every`` seconds (0: every frame) as Parquet parts.
+
+    A row is recording, split, frame, time in seconds, and one list of floats a space. Parts of an earlier run
+    in the folder are replaced. What is written is complete once the iterator is exhausted.
+    """
+    if not every >= 0:
+        raise ValueError(f"every must be a number of seconds, 0 for every frame, not {every!r}")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("part-*.parquet"):
+            old.unlink()
+    except OSError as error:
+        raise EmbeddingError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    tables: list[pa.Table] = []
+    part = 0
+    for embedding in embeddings:
+        tables.append(_rows(embedding, every))
+        if sum(table.nbytes for table in tables) >= PART_BYTES:
+            _write_part(tables, folder / f"part-{part:05d}.parquet")
+            tables, part = [], part + 1
+        yield embedding
+    if tables:
+        _write_part(tables, folder / f"part-{part:05d}.parquet")
+
+
+def read(folder: str | Path) -> pa.Table:
+    """The rows that ``write`` left in a folder; raises EmbeddingError when there are none or a file is foreign."""
+    parts = sorted(Path(folder).glob("part-*.parquet"))
+    if not parts:
+        raise EmbeddingError(f"{folder}: no embeddings here; score the experiment first")
+    return pa.concat_tables([_read_part(path) for path in parts])
+
+
+def _rows(embedding: Embedding, every: float) -> pa.Table:
+    entry, spaces = embedding.entry, embedding.spaces
+    clash = set(spaces) & set(_FIXED)
+    if clash:
+        raise EmbeddingError(f"recording {entry.name!r}: a space may not be called {sorted(clash)[0]!r}")
+    stride = max(1, round(every * entry.fps))
+    frames = np.arange(0, entry.frames, stride)
+    columns = [[entry.name] * len(frames), [entry.split] * len(frames), frames, frames / entry.fps]
+    arrays = [pa.array(c, kind) for c, kind in zip(columns, _FIXED.values(), strict=True)]
+    for values in spaces.values():
+        offsets = np.arange(len(frames) + 1, dtype=np.int32) * values.shape[1]
+        flat = np.ascontiguousarray(values[::stride], dtype=np.float32).ravel()
+        arrays.append(pa.ListArray.from_arrays(offsets, flat))
+    return pa.table(arrays, names=[*_FIXED, *spaces])
+
+
+def _write_part(tables: list[pa.Table], path: Path) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(pa.concat_tables(tables), beside, compression="zstd", store_schema=False)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise EmbeddingError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _read_part(path: Path) -> pa.Table:
+    # A stored Arrow schema may name extension types whose readers run code; `write` stores none.
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 8, 0))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - 8 - length, 0))
+        footer = file.read(length)
+    if b"ARROW:schema" in footer:
+        raise EmbeddingError(f"{path}: not written by ethoray (it carries an Arrow schema); it is not read")
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise EmbeddingError(f"{path}: damaged ({error}); score the experiment again") from error

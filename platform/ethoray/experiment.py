@@ -1,0 +1,119 @@
+"""One experiment from data to scores: the whole story on one screen.
+
+*open -> windows -> build -> fit, pausing to log and save -> embed whole recordings -> probe -> scores.*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from ethoray import embedding, record, store, stream
+from ethoray.batch import Stream, Windows
+from ethoray.learning import Budget, Encoder, Method, Progress, load_encoder
+from ethoray.probes import Probe, Score
+
+Log = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is done to which data, how long and with which seed; frozen, hashable, sent to workers as it is.
+
+    Attributes
+    ----------
+    data: the training windows; their dataset is also the one that is embedded and probed.
+    method: hyper-parameters of one method.
+    probes: how the frozen embeddings are judged.
+    budget: how long to train.
+    seed: of the initial weights, the order of windows, and everything random in training and probing.
+    """
+
+    data: Windows
+    method: Method
+    probes: tuple[Probe, ...]
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+
+
+def run(experiment: Experiment, folder: str | Path, log: Log | None = None) -> Mapping[str, float]:
+    """Train, embed and score in this process; returns {"task/space": score}.
+
+    Everything is written under ``folder``. Interrupted at any moment, the same call goes on from the last
+    checkpoint; finished, it returns the scores at once. A failure is written to failure.json and raised.
+    """
+    folder = Path(folder)
+    if (scores := record.finished(folder)) is not None:
+        return scores
+    dataset = store.open(experiment.data.dataset)
+    record.begin(folder, experiment, dataset)
+    try:
+        batches = stream.open_stream(experiment.data, dataset, experiment.seed)
+        encoder = train(experiment, dataset, batches, folder, log)
+        return evaluate(experiment, encoder, dataset, folder)
+    except Exception as error:
+        record.fail(folder, error)
+        raise
+
+
+def train(
+    experiment: Experiment,
+    dataset: store.Dataset,
+    batches: Stream,
+    folder: str | Path,
+    log: Log | None = None,
+    *,
+    primary: bool = True,
+) -> Encoder:
+    """Fit the encoder, resuming from the folder's checkpoint; only the primary process writes."""
+    folder = Path(folder)
+    encoder = build(experiment, dataset)
+    resume = record.load_state(folder)
+    diary = record.Diary(folder, 0 if resume is None else int(resume["step"])) if primary else None
+    for progress in encoder.fit(batches, experiment.budget, resume):
+        if diary is not None:
+            diary.write(progress)
+            if progress.save:
+                record.save_state(folder, progress.state())
+        if log is not None:
+            log(progress)
+    return encoder
+
+
+def build(experiment: Experiment, dataset: store.Dataset) -> Encoder:
+    """A fresh encoder for this data; its initial weights depend on the experiment's seed only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)
+        return experiment.method.build(stream.spec(experiment.data, dataset, experiment.seed))
+
+
+def restore(experiment: Experiment, dataset: store.Dataset, folder: str | Path) -> Encoder:
+    """The trained encoder of a run folder, ready to embed; raises RecordError when it has no checkpoint."""
+    state = record.load_state(Path(folder))
+    if state is None:
+        raise record.RecordError(f"{folder}: no checkpoint; train this experiment first")
+    encoder = build(experiment, dataset)
+    load_encoder(encoder, state)
+    return encoder.to(experiment.budget.torch_device()).eval()
+
+
+def evaluate(
+    experiment: Experiment, encoder: Encoder, dataset: store.Dataset, folder: str | Path
+) -> Mapping[str, float]:
+    """Embed every training and test recording with the frozen encoder, probe, and write the scores last."""
+    folder = Path(folder)
+    judges = [probe.judge(dataset.card, experiment.seed) for probe in experiment.probes]
+    entries = [e for split in ("train", "test") if split in dataset.splits for e in dataset.select(split)]
+    embedded = embedding.embed(encoder, dataset, entries)
+    # Products of one recording are small: BLAS threads would spend their time waiting for one another.
+    with threadpool_limits(1, user_api="blas"):
+        for item in embedding.write(embedded, folder / "embeddings"):
+            labels = dataset.labels(item.entry)
+            for judge in judges:
+                judge.see(item, labels)
+        scores: list[Score] = [score for judge in judges for score in judge.scores()]
+    return record.finish(folder, scores, parameters=sum(p.numel() for p in encoder.parameters()))

@@ -1,0 +1,274 @@
+"""The promise every method keeps, and the one training loop.
+
+A ``Method`` is a frozen dataclass of hyper-parameters; ``build`` answers with an ``Encoder``. ``fit`` yields
+``Progress`` and so leaves logging, saving, probing and pruning to whoever calls it. Stopped anywhere and
+resumed from a saved state, a run on a CPU ends with bit-identical weights: batch n is a pure function of n,
+and everything random in step n is drawn from a generator seeded by (seed, n).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ethoray.batch import Batch, Spec, Stream
+
+State = dict[str, Tensor]
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on: a loss that is not finite, a checkpoint of another method."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train and how often to pause.
+
+    Attributes
+    ----------
+    steps: optimiser steps; a method that fits in closed form uses them as the number of batches it may see.
+    log_every: steps between two pauses, at which metrics are averaged and yielded.
+    save_every: steps between two checkpoints, rounded up to a pause.
+    device: "cpu", "cuda", or "auto": a GPU when there is one.
+    """
+
+    steps: int = 300
+    log_every: int = 10
+    save_every: int = 50
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"budget: {name} must be at least 1, not {getattr(self, name)!r}")
+
+    def torch_device(self) -> torch.device:
+        """The device to train on; asking for CUDA where there is none raises, nothing falls back silently."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise TrainingError("budget asks for cuda and this process sees no GPU; use device='auto' or 'cpu'")
+        return torch.device(name)
+
+    def pauses(self, step: int) -> bool:
+        """Whether fit yields after this many steps."""
+        return step % self.log_every == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether the pause after this many steps should write a checkpoint."""
+        crossed = step // self.save_every > (step - self.log_every) // self.save_every
+        return self.pauses(step) and (crossed or step == self.steps)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A pause in training: what the caller may log, save or stop at.
+
+    Attributes
+    ----------
+    step: steps done so far, over all restarts.
+    metrics: loss terms averaged since the last pause, and monitors.
+    seconds: spent training in this process.
+    save: whether the budget asks for a checkpoint now.
+    state: everything needed to go on from here, as named tensors (call it only to save).
+    """
+
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+    seconds: float
+    save: bool
+    state: Callable[[], State]
+
+
+class Method(ABC):
+    """Hyper-parameters of one method: a frozen dataclass in a file of the same name under methods/."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings of the fields, chosen with --preset; "paper" follows the publication."""
+
+    @property
+    def name(self) -> str:
+        """The file's name, which is the method's name everywhere."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def build(self, spec: Spec) -> Encoder:
+        """A fresh encoder whose initial weights depend on ``spec.seed`` only."""
+
+
+class Encoder(nn.Module, ABC):
+    """What a method learns; all of it lives in parameters and buffers, even PCA's.
+
+    Attributes
+    ----------
+    past, future: frames of context before and after a frame that its embedding depends on; embedding a long
+        recording in chunks with this much context equals embedding it at once.
+    """
+
+    past: int = 0
+    future: int = 0
+
+    @abstractmethod
+    def fit(self, stream: Stream, budget: Budget, resume: State | None = None) -> Iterator[Progress]:
+        """Learn from batches, pausing by yielding; ``resume`` is a state that an earlier pause gave."""
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Named spaces, each (batch, time, individual, feature) float32; finite wherever the mask is True."""
+
+    def device(self) -> torch.device:
+        """Where the parameters and buffers are."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+
+class Learner(Encoder):
+    """An encoder trained by gradient descent: it gives the loss, the loop is here.
+
+    Attributes
+    ----------
+    seed: of everything random in training.
+    lr, weight_decay: of the optimiser (Adam, decay added to the gradient as in the papers).
+    """
+
+    seed: int = 0
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar terms; "loss" is the one that is minimised, the others are logged."""
+
+    def calibrate(self, stream: Stream) -> None:
+        """Fit statistics (scales, histogram edges) from the first batches, into buffers; nothing by default."""
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser, each with its own "lr"."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def rate(self, fraction: float) -> float:
+        """Factor on every learning rate when this fraction of the budget is spent; constant by default."""
+        return 1.0
+
+    def after_step(self, step: int) -> None:
+        """What follows an optimiser step, such as a moving average; nothing by default."""
+
+    def fit(self, stream: Stream, budget: Budget, resume: State | None = None) -> Iterator[Progress]:
+        """Train for ``budget.steps`` in all, counting those done before ``resume``."""
+        device = budget.torch_device()
+        self.to(device).train()
+        if resume is None:
+            with torch.no_grad():
+                self.calibrate(stream)
+        optimiser = torch.optim.Adam(self.groups(self.lr), weight_decay=self.weight_decay, fused=True)
+        first = 0 if resume is None else _restore(self, optimiser, resume)
+        objective = _parallel(_Objective(self), device)
+        base = [group["lr"] for group in optimiser.param_groups]
+        sums: dict[str, Tensor] = {}
+        counted, spent = 0, 0.0
+        for step in range(first, budget.steps):
+            started = time.perf_counter()
+            torch.manual_seed(step_seed(self.seed, step))
+            for group, lr in zip(optimiser.param_groups, base, strict=True):
+                group["lr"] = lr * self.rate(step / budget.steps)
+            terms = objective(stream(step).to(device))
+            optimiser.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            optimiser.step()
+            self.after_step(step)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+            counted += 1
+            done = step + 1
+            if not budget.pauses(done):
+                spent += time.perf_counter() - started
+                continue
+            metrics = _averages(sums, counted)
+            spent += time.perf_counter() - started
+            if not np.isfinite(metrics["loss"]):
+                raise TrainingError(f"the loss is {metrics['loss']} at step {done}: {metrics}")
+            sums, counted = {}, 0
+            state = partial(_state, self, optimiser, done)
+            yield Progress(done, budget.steps, metrics, spent, budget.saves(done), state)
+            self.train()
+        self.eval()
+
+
+class _Objective(nn.Module):
+    """The loss as a forward pass, which is what data-parallel training can wrap."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.learner.loss(batch)
+
+
+def _parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return module
+    if torch.distributed.get_world_size() == 1:
+        return module
+    ids = [device.index or 0] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+
+
+def _averages(sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
+    """Averages over steps and workers, so that all of them see one loss, and a broken one together."""
+    values, workers = torch.stack(list(sums.values())), 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        workers = torch.distributed.get_world_size()
+    return dict(zip(sums, (values / (counted * workers)).tolist(), strict=True))
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A 63-bit seed for step ``step`` of a run, unrelated to those of other steps and seeds."""
+    high, low = np.random.SeedSequence((seed, step)).generate_state(2)
+    return (int(high) << 31) ^ int(low)
+
+
+def _state(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> State:
+    state: State = {f"encoder/{k}": v.detach().clone() for k, v in learner.state_dict().items()}
+    for index, slots in optimiser.state_dict()["state"].items():
+        for slot, value in slots.items():
+            state[f"optimiser/{index}/{slot}"] = torch.as_tensor(value).detach().clone()
+    state["step"] = torch.tensor(step)
+    return state
+
+
+def _restore(learner: Learner, optimiser: torch.optim.Optimizer, state: State) -> int:
+    load_encoder(learner, state)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("optimiser/"):
+            _, index, slot = key.split("/")
+            slots.setdefault(int(index), {})[slot] = value.clone()
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(state["step"])
+
+
+def encoder_state(encoder: Encoder) -> State:
+    """The encoder alone, under the keys a full training state uses for it."""
+    return {f"encoder/{k}": v.detach().clone() for k, v in encoder.state_dict().items()}
+
+
+def load_encoder(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
+    """Put the encoder's part of a saved state into place; raises TrainingError when it is another's."""
+    weights = {k.removeprefix("encoder/"): v for k, v in state.items() if k.startswith("encoder/")}
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"this checkpoint does not fit {type(encoder).__name__}: {error}") from None

@@ -1,0 +1,149 @@
+"""Histograms of future values, and the squared earth mover's distance to a predicted one.
+
+For bins of equal width the squared 2-Wasserstein (Mallows) distance between two histograms is the squared
+distance of their cumulative sums (Hou, Yu & Samaras 2016), so targets are kept as cumulative counts: small
+integers, from which the loss and its gradient follow in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def equal_edges(values: np.ndarray, bins: int, still: float) -> np.ndarray:
+    """``bins - 1`` equally spaced edges between the 0.5 and 99.5 percentiles of the values that move.
+
+    Values (n,) may hold NaN; those with ``|value| <= still`` are left out unless nothing else remains. Bin 0
+    lies below the first edge, bin ``bins - 1`` from the last edge on.
+    """
+    values = values[np.isfinite(values)]
+    moving = values[np.abs(values) > still]
+    chosen = moving if moving.size else values
+    low, high = np.percentile(chosen, [0.5, 99.5]) if chosen.size else (0.0, 0.0)
+    if not high > low:
+        low, high = low - 1.0, low + 1.0
+    return np.linspace(low, high, bins - 1, dtype=np.float32)
+
+
+def digitise(values: Tensor, edges: Tensor) -> Tensor:
+    """Bin of each value: the number of edges at or below it; uint8 (..., quantity), NaN in bin 0.
+
+    ``edges`` is (quantity, bins - 1).
+    """
+    columns = [
+        torch.bucketize(values[..., i].nan_to_num(-torch.inf, torch.inf, -torch.inf), edges[i], right=True)
+        for i in range(edges.shape[0])
+    ]
+    return torch.stack(columns, -1).to(torch.uint8)
+
+
+def future_counts(bins: Tensor, horizon: int, classes: int, times: Tensor | None = None) -> Tensor:
+    """How many of the frames t+1 .. t+horizon lie in bin k or below, never frame t itself.
+
+    From uint8 bins (sequence, time, quantity) to (sequence, anchor, quantity, classes), uint8 (int16 for
+    horizons over 255). Anchors are all t with a full window, t = 0 .. time-1-horizon, or ``times``, sorted.
+    Dividing by the horizon gives the cumulative histogram.
+    """
+    dtype = torch.uint8 if horizon <= 255 else torch.int16
+    sequences, frames, quantities = bins.shape
+    if times is None:
+        times = torch.arange(max(frames - horizon, 0), device=bins.device)
+    if not len(times):
+        return torch.zeros((sequences, 0, quantities, classes), dtype=dtype, device=bins.device)
+    first, last = int(times[0]), int(times[-1])
+    if last + horizon >= frames:
+        raise ValueError(f"the window of {horizon} frames after frame {last} leaves {frames} frames")
+    level = torch.arange(classes, device=bins.device)
+    at_or_below = (level[:, None] <= level).to(dtype)  # row q: the cumulative histogram of one frame in bin q
+    out = torch.empty((sequences, len(times), quantities * classes), dtype=dtype, device=bins.device)
+    share = 1 if bins.device.type == "cpu" else sequences  # one sequence at a time stays in the cache
+    for row in range(0, sequences, share):
+        ahead = bins[row : row + share, first + 1 : last + 1 + horizon].int()
+        single = at_or_below.index_select(0, ahead.flatten()).view(*ahead.shape[:2], -1)
+        sums = _window_sums(single, horizon)
+        out[row : row + share] = sums if sums.shape[1] == len(times) else sums[:, times - first]
+    return out.view(sequences, len(times), quantities, classes)
+
+
+def _window_sums(x: Tensor, width: int) -> Tensor:
+    """Sums of ``width`` consecutive frames of (sequence, time, ...), by doubling: log2(width) additions."""
+    out: Tensor | None = None
+    covered, span, power, frames = 0, 1, x, x.shape[1] - width + 1
+    while True:
+        if width & span:
+            part = power[:, covered : covered + frames]
+            out = part if out is None else out + part
+            covered += span
+        if 2 * span > width:
+            assert out is not None
+            return out
+        power = power[:, :-span] + power[:, span:]
+        span *= 2
+
+
+def emd2(logits: Tensor, counts: Tensor, horizon: int) -> Tensor:
+    """Squared earth mover's distance of softmax(logits) to cumulative counts, summed over everything.
+
+    Both are (..., classes); ``sum_k (CDF_k(counts / horizon) - CDF_k(softmax))^2``, equation 1 of Azabou et
+    al. 2023. The gradient is the closed form, computed with the loss.
+    """
+    return _EMD2.apply(logits, counts, horizon)
+
+
+class _EMD2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, counts: Tensor, horizon: int) -> Tensor:  # type: ignore[no-untyped-def]
+        classes = logits.shape[-1]
+        upper = torch.ones(classes, classes, device=logits.device, dtype=logits.dtype).triu_()
+        p = torch.softmax(logits, -1).view(-1, classes)
+        gap = torch.addmm(counts.reshape(-1, classes).to(p.dtype), p, upper, beta=-1 / horizon)
+        # dL/dp_j = 2 sum_{k >= j} gap_k; through the softmax: p * (g - <p, g>)
+        g = gap @ upper.T
+        grad = (g - (p * g).sum(-1, keepdim=True)).mul_(p).mul_(2)
+        ctx.save_for_backward(grad.view(logits.shape))
+        return torch.linalg.vector_norm(gap).square()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (grad,) = ctx.saved_tensors
+        return grad * upstream, None, None
+
+
+def streamed(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], rows: Tensor, chunk: int = 2048) -> Tensor:
+    """``sum over chunks of loss(head(rows[chunk]), chunk)``, never holding the head's activations at once.
+
+    The gradient of each chunk is taken while its activations are still in the cache; on the GPU one chunk is
+    everything. ``loss`` must be a sum over rows.
+    """
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    if rows.device.type == "cuda":
+        chunk = 1 << 18
+    return _Streamed.apply(head, loss, chunk, rows, *parameters)
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, head, loss, chunk: int, rows: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        total = rows.new_zeros(())
+        row_grad = torch.empty_like(rows)
+        grads = [torch.zeros_like(p) for p in parameters]
+        for first in range(0, len(rows), chunk):
+            part = slice(first, first + chunk)
+            with torch.enable_grad():
+                x = rows[part].detach().requires_grad_()
+                value = loss(head(x), part)
+                found = torch.autograd.grad(value, (x, *parameters))
+            row_grad[part] = found[0]
+            torch._foreach_add_(grads, found[1:])
+            total += value.detach()
+        ctx.save_for_backward(row_grad, *grads)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        scaled = [grad * upstream for grad in ctx.saved_tensors]
+        return None, None, None, *scaled

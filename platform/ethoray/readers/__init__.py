@@ -1,0 +1,53 @@
+"""Pose files and label files, recognised by what is inside them; one format a file of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from ethoray.readers import behaviordepot, boris, deeplabcut, intervals, onehot
+from ethoray.readers.contents import Bouts, FrameLabels, Labels, ReadError, Tracks, stem
+
+__all__ = ["Bouts", "FrameLabels", "Labels", "ReadError", "Tracks", "labels", "recordings", "sniff", "stem", "tracks"]
+
+_FORMATS = (deeplabcut, behaviordepot, boris, intervals, onehot)
+_HEAD = 1 << 18
+
+
+def sniff(path: str | Path) -> ModuleType:
+    """The reader of a file, by its first bytes; raises ReadError listing what is read when there is none."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise ReadError(f"cannot read {path}: {error.strerror or error}") from error
+    for reader in _FORMATS:
+        if reader.sniffs(head):
+            return reader
+    known = "; ".join(reader.WHAT for reader in _FORMATS)
+    begins = f"it begins {head[:60]!r}" if head else "it is empty"
+    raise ReadError(f"{path}: unknown format, {begins}. Formats that are read: {known}")
+
+
+def tracks(path: str | Path, *, ignore: Sequence[str] = (), min_confidence: float = 0.0) -> Tracks:
+    """The tracks in a pose file, without the keypoints to ignore."""
+    reader = sniff(path)
+    if not hasattr(reader, "tracks"):
+        raise ReadError(f"{path}: holds labels ({reader.WHAT}), not tracks; give it as labels")
+    return reader.tracks(Path(path), ignore, min_confidence)
+
+
+def labels(path: str | Path, pose: str | Path, *, ignore: Sequence[str] = ()) -> Labels:
+    """The labels in a label file for the recording whose pose file is called ``pose``."""
+    reader = sniff(path)
+    if not hasattr(reader, "labels"):
+        raise ReadError(f"{path}: holds tracks ({reader.WHAT}), not labels; give it as poses")
+    return reader.labels(Path(path), Path(pose).name, ignore)
+
+
+def recordings(path: str | Path) -> frozenset[str]:
+    """Names of recordings that a label file itself mentions; empty for formats that mention none."""
+    reader = sniff(path)
+    return reader.recordings(Path(path)) if reader is intervals else frozenset()

@@ -1,0 +1,145 @@
+"""What a pose file and a label file hold once read, and how their text is taken apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+
+_TRACKER = re.compile(r"(DLC[_-]|DeepCut[_-]).*$")
+_SUFFIX = re.compile(r"\.(csv|tsv|txt|h5|hdf5|mat|json|mp4|avi|mov|mkv|mpg|mpeg|wmv|slp)$", re.IGNORECASE)
+
+
+class ReadError(ValueError):
+    """A file that cannot be read as what it seems to be; the message names file, line, column and what to do."""
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Positions of keypoints over time, from one file.
+
+    Attributes
+    ----------
+    keypoints: float32 (time, individual, keypoint, space), NaN where missing.
+    confidence: float32 (time, individual, keypoint), or None when the file has none.
+    individuals, names: of the animals and of the keypoints.
+    notes: counted facts about what was masked or left out.
+    """
+
+    keypoints: np.ndarray
+    confidence: np.ndarray | None
+    individuals: tuple[str, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bouts:
+    """Behaviours as intervals in seconds, by one rater or several.
+
+    Attributes
+    ----------
+    raters: per rater, per behaviour, float64 (bout, 2): start and stop. A behaviour without bouts did not occur.
+    fps: frame rate that the file states, or None.
+    """
+
+    raters: Mapping[str, Mapping[str, np.ndarray]]
+    fps: float | None = None
+
+    @property
+    def behaviours(self) -> tuple[str, ...]:
+        """Every behaviour that any rater saw, in order of appearance."""
+        return tuple(dict.fromkeys(name for bouts in self.raters.values() for name in bouts))
+
+    def seconds(self, fps: float) -> float:
+        """When the last bout ends."""
+        return max((b[:, 1].max() for bouts in self.raters.values() for b in bouts.values() if len(b)), default=0.0)
+
+    def frames(self, behaviour: str, length: int, fps: float) -> np.ndarray:
+        """Float32 (length,): 1 where more than half of the raters see the behaviour; a bout lasts >= 1 frame."""
+        votes = np.zeros(length, dtype=np.int64)
+        for bouts in self.raters.values():
+            seen = np.zeros(length, dtype=bool)
+            for start, stop in bouts.get(behaviour, np.empty((0, 2))):
+                first = round(start * fps)
+                seen[first : max(round(stop * fps), first + 1)] = True
+            votes += seen
+        return (2 * votes > len(self.raters)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """Behaviours as one number a frame: 1 present, 0 absent, NaN unlabelled."""
+
+    values: Mapping[str, np.ndarray]
+    fps: float | None = None
+
+    @property
+    def behaviours(self) -> tuple[str, ...]:
+        """The labelled behaviours."""
+        return tuple(self.values)
+
+    def seconds(self, fps: float) -> float:
+        """How long the labels are."""
+        return max((len(v) for v in self.values.values()), default=0) / fps
+
+    def frames(self, behaviour: str, length: int, fps: float) -> np.ndarray:
+        """Float32 (length,), NaN after the labels' end and for a behaviour this file does not label."""
+        track = np.full(length, np.nan, dtype=np.float32)
+        values = self.values.get(behaviour, np.empty(0))[:length]
+        track[: len(values)] = values
+        return track
+
+
+Labels = Bouts | FrameLabels
+
+
+def stem(path: str | PurePath) -> str:
+    """A recording's name out of a file's: without folders, endings and what DeepLabCut appends."""
+    name = re.split(r"[/\\]", str(path))[-1]
+    while _SUFFIX.search(name):
+        name = _SUFFIX.sub("", name)
+    return _TRACKER.sub("", name).rstrip("_-. ") or name
+
+
+def decode(data: bytes) -> str:
+    """Text of a file: UTF-8 or UTF-16 by its byte-order mark, else UTF-8, else Latin-1."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data[: len(data) // 2 * 2].decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        cut_off = error.start >= len(data) - 4  # the end of a head that was cut within a character
+        return data[: error.start].decode("utf-8-sig") if cut_off else data.decode("latin-1")
+
+
+def separator(line: str) -> str:
+    """Which of comma, semicolon and tab a line uses most."""
+    return max(",;\t", key=line.count)
+
+
+def rows(text: str, sep: str) -> list[list[str]]:
+    """The cells of every line, stripped."""
+    return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=sep)]
+
+
+def number(cell: str, where: str) -> float:
+    """A finite number, with a decimal point or comma; ReadError naming the place otherwise."""
+    try:
+        value = float(cell.replace(",", "."))
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise ReadError(f"{where}: {cell!r} is not a number")
+    return value
+
+
+def kept(behaviours: Iterable[str], ignored: Sequence[str]) -> list[str]:
+    """The behaviours that count: not ignored by name, not starting with an underscore."""
+    dropped = {name.casefold() for name in ignored}
+    return [b for b in behaviours if b and not b.startswith("_") and b.casefold() not in dropped]

@@ -1,0 +1,299 @@
+"""Batches by plan, from memory or through Ray Data: the same windows, bit for bit.
+
+The plan says which windows make batch n. The resident stream gathers them from arrays that were loaded once;
+the streamed one hands the plan's rows to Ray Data, whose actor reads and cuts them in order, ahead of the
+training step. Starting at a later step is starting the plan there; another number of workers slices the same
+global batches differently.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate, rank_rows
+from ethoray.store import Dataset, Entry
+
+RESIDENT_BYTES = 4 << 30
+"""The largest split, as float32 keypoints, that "auto" loads into memory."""
+
+POOL_BYTES = 512 << 20
+"""Windows shuffled together, in bytes: what a reader keeps at hand so that it reads each clip about once."""
+
+_GROUP_BYTES, _GROUP_STEPS = 32 << 20, 64  # what one Ray Data task fetches, at most
+_GROUPS = 128  # tasks planned ahead: a plan is a table, and a table has an end
+_AHEAD_BYTES = 1 << 30  # batches that wait in the object store
+_REREAD = 8  # first batches kept for a second reading: calibration looks at them, training starts with them
+_LOADED_AT_ONCE = 2
+
+_log = logging.getLogger(__name__)
+_loaded: OrderedDict[tuple[str, str], list[np.ndarray]] = OrderedDict()
+
+
+def spec(windows: Windows, dataset: Dataset, seed: int) -> Spec:
+    """What a method is told before it builds an encoder; windows are no longer than the longest recording."""
+    entries = dataset.select(windows.split)
+    return Spec(
+        skeleton=dataset.card.skeleton,
+        individuals=max(len(e.individuals) for e in entries),
+        space=entries[0].space,
+        fps=dataset.card.fps,
+        frames=max(2, min(windows.frames(dataset.card.fps), max(e.frames for e in entries))),
+        seed=seed,
+    )
+
+
+def plan(windows: Windows, dataset: Dataset, seed: int) -> Plan:
+    """Which windows make batch n; the same for every stream, worker count and restart."""
+    shape = spec(windows, dataset, seed)
+    frames = [e.frames for e in dataset.select(windows.split)]
+    pool = min(4096, max(1, POOL_BYTES // _window_bytes(shape)))
+    return Plan(frames, shape.frames, windows.batch_size, seed, pool=pool)
+
+
+def open_stream(
+    windows: Windows, dataset: Dataset, seed: int,
+    *, rank: int = 0, world: int = 1, first: int = 0, steps: int | None = None,
+) -> Stream:  # fmt: skip
+    """The batches that worker ``rank`` of ``world`` computes.
+
+    Parameters
+    ----------
+    first: the step that will be asked for first; reading ahead starts there.
+    steps: the step where reading ahead ends; later batches can still be asked for.
+
+    "auto" is resident for one worker whose split fits RESIDENT_BYTES, and Ray Data otherwise.
+    """
+    shape, rows = spec(windows, dataset, seed), plan(windows, dataset, seed)
+    rank_rows(rows.rows(first), rank, world)  # a batch that does not divide is said before anything is loaded
+    size = _split_bytes(dataset, windows.split)
+    resident = windows.stream == "resident" or (windows.stream == "auto" and world == 1 and size <= RESIDENT_BYTES)
+    kind, data = "resident" if resident else "Ray Data", f"{dataset.card.name}/{windows.split}"
+    _log.info("%s, %.1f MB: %s stream, worker %d of %d, step %d on", data, size / 2**20, kind, rank, world, first)
+    if resident:
+        return Resident(rows, shape, load(dataset, windows.split), rank, world)
+    start_ray()
+    return Streamed(rows, shape, dataset, windows.split, rank, world, first, steps)
+
+
+def load(dataset: Dataset, split: str) -> list[np.ndarray]:
+    """The keypoints of every recording of a split, kept for the next caller in this process."""
+    name = (dataset.key, split)
+    if name not in _loaded:
+        while len(_loaded) >= _LOADED_AT_ONCE:
+            _loaded.popitem(last=False)
+        _loaded[name] = [dataset.keypoints(entry) for entry in dataset.select(split)]
+    _loaded.move_to_end(name)
+    return _loaded[name]
+
+
+class Resident:
+    """Batches gathered from arrays in memory."""
+
+    def __init__(self, plan: Plan, spec: Spec, recordings: Sequence[np.ndarray], rank: int, world: int) -> None:
+        self.plan, self.spec, self.recordings = plan, spec, recordings
+        self.rank, self.world = rank, world
+
+    def __call__(self, step: int) -> Batch:
+        """Batch ``step``."""
+        rows = rank_rows(self.plan.rows(step), self.rank, self.world)
+        length = self.spec.frames
+        windows = [self.recordings[recording][start : start + length] for recording, start in rows.tolist()]
+        if any(w.shape[:2] != (length, self.spec.individuals) for w in windows):
+            return collate(windows, length, self.spec.individuals, self.spec.fps)
+        keypoints = torch.from_numpy(np.stack(windows))  # nothing to pad: half the writes
+        return Batch(keypoints, torch.ones(keypoints.shape[:3], dtype=torch.bool), self.spec.fps)
+
+
+class Streamed:
+    """Batches read ahead by a Ray Data pipeline.
+
+    Asked for in order they come from the running pipeline; any other step starts the plan there, which costs
+    seconds. Dropping the object, or ``close``, ends the pipeline.
+    """
+
+    def __init__(
+        self, plan: Plan, spec: Spec, dataset: Dataset, split: str,
+        rank: int = 0, world: int = 1, first: int = 0, steps: int | None = None,
+    ) -> None:  # fmt: skip
+        self.plan, self.spec, self.dataset, self.split = plan, spec, dataset, split
+        self.rank, self.world, self.steps = rank, world, steps
+        self._first = self._next = first
+        self._kept: dict[int, Batch] = {}
+        self._batches = self._run(first)
+
+    def __call__(self, step: int) -> Batch:
+        """Batch ``step``."""
+        if step in self._kept:
+            return self._kept[step]
+        if step != self._next:
+            self._start(step)
+        batch = next(self._batches)
+        if step < self._first + _REREAD:
+            self._kept[step] = batch
+        else:
+            self._kept.clear()
+        self._next = step + 1
+        return batch
+
+    def close(self) -> None:
+        """End the pipeline and give its memory back; the next call starts another."""
+        self._batches.close()
+        self._kept.clear()
+        self._next = -1
+
+    def _start(self, step: int) -> None:
+        self.close()
+        self._first = self._next = step
+        self._batches = self._run(step)
+
+    def _run(self, step: int) -> Generator[Batch, None, None]:
+        share = self.plan.batch_size // self.world
+        group = min(_GROUP_STEPS, max(1, _GROUP_BYTES // (share * _window_bytes(self.spec))))
+        while True:
+            end = step + group * _GROUPS
+            if self.steps is not None and step < self.steps:
+                end = min(end, self.steps)
+            tables = [self._table(first, min(first + group, end)) for first in range(step, end, group)]
+            for block in self._fetch(tables, share):
+                came = block["step"].unique().to_pylist()
+                if came != [step]:
+                    raise RuntimeError(f"Ray Data gave windows of steps {came} where step {step} was due")
+                yield _to_batch(block, self.spec)
+                step += 1
+            if step != end:
+                raise RuntimeError(f"Ray Data gave no batch {step}")
+
+    def _table(self, first: int, end: int) -> pa.Table:
+        rows = [rank_rows(self.plan.rows(step), self.rank, self.world) for step in range(first, end)]
+        recording, start = np.concatenate(rows).T
+        step = np.repeat(np.arange(first, end), [len(r) for r in rows])
+        return pa.table({"step": step, "recording": recording, "start": start})
+
+    def _fetch(self, tables: list[pa.Table], share: int) -> Iterator[pa.Table]:
+        import ray.data
+        from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.execution_options.preserve_order = True
+        context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=_AHEAD_BYTES)
+        with DataContext.current(context):
+            # No logical CPU anywhere: training workers may hold all there are, and reading goes on beside them.
+            # (from_arrow would run a task of one CPU for every table.)
+            blocks = ray.data.from_blocks(tables).map_batches(
+                Fetch,
+                fn_constructor_args=(self.dataset, self.split, self.spec),
+                compute=ActorPoolStrategy(size=1),
+                num_cpus=0,
+                batch_size=share,
+                batch_format="pyarrow",
+            )
+        yield from blocks.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2)
+
+
+class Fetch:
+    """Reads the clips that a plan's rows need and cuts the windows: a stage of a Ray Data pipeline.
+
+    Decoded clips are kept, the least recently used leave first; there is room for twice a pool of windows, so
+    each clip is read about once an epoch.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, spec: Spec, room: int = 2 * POOL_BYTES) -> None:
+        self.dataset, self.spec, self.room = dataset, spec, room
+        self.entries = dataset.select(split)
+        self.reads = self.held = 0
+        self._clips: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Windows of the rows (step, recording, start), padded with NaN, and how much of each is not padding."""
+        places = zip(rows["recording"].to_pylist(), rows["start"].to_pylist(), strict=True)
+        windows = [self.window(recording, start) for recording, start in places]
+        shape = (self.spec.frames, self.spec.individuals, *windows[0].shape[2:])
+        padded = np.full((len(windows), *shape), np.nan, dtype=np.float32)
+        for row, window in zip(padded, windows, strict=True):
+            row[: window.shape[0], : window.shape[1]] = window
+        return pa.table(
+            {
+                "step": rows["step"],
+                "frames": pa.array([w.shape[0] for w in windows], pa.int32()),
+                "individuals": pa.array([w.shape[1] for w in windows], pa.int32()),
+                "keypoints": pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), int(np.prod(shape))),
+            }
+        )
+
+    def window(self, recording: int, start: int) -> np.ndarray:
+        """One window (time, individual, keypoint, space), shorter where the recording ends."""
+        entry = self.entries[recording]
+        stop = min(start + self.spec.frames, entry.frames)
+        parts = [
+            self._clip(recording, entry, place)[max(start - clip.start, 0) : stop - clip.start]
+            for place, clip in enumerate(entry.clips)
+            if clip.start < stop and start < clip.start + clip.frames
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _clip(self, recording: int, entry: Entry, place: int) -> np.ndarray:
+        name = (recording, place)
+        if name not in self._clips:
+            decoded = self.dataset.clip(entry.clips[place], entry)
+            self.reads += 1
+            self.held += decoded.nbytes
+            while self._clips and self.held > self.room:
+                self.held -= self._clips.popitem(last=False)[1].nbytes
+            self._clips[name] = decoded
+        self._clips.move_to_end(name)
+        return self._clips[name]
+
+
+def start_ray(**options: Any) -> None:
+    """Connect this process to Ray, once.
+
+    To the cluster of RAY_ADDRESS (which Ray sets inside its jobs) when there is one; else to a fresh one on
+    this machine that ends with this process, has no dashboard, and asks for a token made for it alone, unless
+    RAY_AUTH_MODE says otherwise. ``options`` are those of ``ray.init`` for such a local cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+        return
+    # Ray asks for a token by default; without this it would write one into the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(place) > 40:  # the names of Ray's sockets, at most 107 bytes, begin with it
+        options = {"_temp_dir": "/tmp/ray", **options}
+    defaults = {"address": "local", "include_dashboard": False, "logging_level": logging.WARNING}
+    ray.init(**{**defaults, **options})
+
+
+def _to_batch(block: pa.Table, spec: Spec) -> Batch:
+    flat = block["keypoints"].combine_chunks().flatten().to_numpy()
+    points = len(spec.skeleton.keypoints)
+    shape = (block.num_rows, spec.frames, spec.individuals, points, spec.space)
+    frames = block["frames"].to_numpy()[:, None, None]
+    animals = block["individuals"].to_numpy()[:, None, None]
+    mask = (np.arange(spec.frames)[:, None] < frames) & (np.arange(spec.individuals) < animals)
+    return Batch(torch.from_numpy(np.array(flat).reshape(shape)), torch.from_numpy(mask), spec.fps)
+
+
+def _window_bytes(spec: Spec) -> int:
+    return 4 * spec.frames * spec.individuals * len(spec.skeleton.keypoints) * spec.space
+
+
+def _split_bytes(dataset: Dataset, split: str) -> int:
+    points = len(dataset.card.skeleton.keypoints)
+    return sum(4 * e.frames * len(e.individuals) * points * e.space for e in dataset.select(split))

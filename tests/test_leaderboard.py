@@ -1,0 +1,92 @@
+"""Many runs become one table that says how sure it is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ethoray.leaderboard import collect, combine, leaderboard
+
+
+def run_folder(root, key, seed, scores, *, kernel=3, dirty=False, intervals=None):
+    folder = root / key
+    folder.mkdir(parents=True)
+    document = {
+        "method": {"name": "bams", "kernel": kernel, "long_channels": [64, 32]},
+        "data": {"dataset": "/somewhere", "seconds": 60.0},
+        "budget": {"steps": 10},
+        "seed": seed,
+    }
+    tasks = {n: {"task": n.split("/")[0], "space": n.split("/")[1], "metric": "f1"} for n in scores}
+    if "pose/long" in tasks:
+        tasks["pose/long"]["metric"] = "mse"
+    intervals = intervals or {n: [v - 0.05, v + 0.05] for n, v in scores.items()}
+    (folder / "experiment.json").write_text(json.dumps(document))
+    (folder / "provenance.json").write_text(json.dumps({"commit": "c0ffee", "dirty": dirty}))
+    (folder / "scores.json").write_text(
+        json.dumps({"scores": scores, "intervals": intervals, "tasks": tasks, "cost": {"train_seconds": 1}})
+    )
+    return folder
+
+
+def test_one_seed_has_the_interval_of_its_recordings():
+    cell = combine([0.7], [0.6], [0.8])
+    assert (cell.value, cell.seeds) == (0.7, 1)
+    assert (cell.low, cell.high) == pytest.approx((0.6, 0.8))
+
+
+def test_three_seeds_add_their_spread_to_the_doubt_about_recordings():
+    cell = combine([0.6, 0.7, 0.8], [0.5, 0.6, 0.7], [0.7, 0.8, 0.9])
+    between = 4.302652729696142 * 0.1 / np.sqrt(3)  # t at 0.975 with two degrees of freedom
+    assert cell.high - cell.value == pytest.approx(np.hypot(between, 0.1))
+
+
+def test_an_interval_stays_within_the_range_of_its_metric():
+    cell = combine([0.9], [0.6], [1.2], "f1")
+    assert cell.high == 1.0
+
+
+def test_seeds_share_a_row_and_settings_do_not(tmp_path):
+    folders = [
+        run_folder(tmp_path, f"{k}{s}", s, {"strain/long": 0.5 + 0.1 * k}, kernel=k) for k in (3, 5) for s in range(3)
+    ]
+    table = leaderboard(collect(folders))
+    assert table.settings == ("method.kernel",)
+    assert [(row["settings"]["method.kernel"], row["seeds"]) for row in table.rows] == [(5, 3), (3, 3)]
+    assert all(row["notes"] == "" for row in table.rows)
+
+
+def test_less_error_ranks_first(tmp_path):
+    low = run_folder(tmp_path, "a", 0, {"pose/long": 0.1}, kernel=3)
+    high = run_folder(tmp_path, "b", 0, {"pose/long": 0.9}, kernel=5)
+    assert leaderboard(collect([high, low])).rows[0]["settings"]["method.kernel"] == 3
+
+
+def test_few_seeds_and_uncommitted_code_are_said(tmp_path):
+    run = run_folder(tmp_path, "a", 0, {"strain/long": 0.5}, dirty=True)
+    assert leaderboard(collect([run])).rows[0]["notes"] == "only 1 seed, uncommitted changes"
+
+
+def test_unfinished_runs_and_empty_boards_are_no_error(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    scores = collect([tmp_path / "unfinished", tmp_path / "absent"])
+    assert scores.empty
+    assert leaderboard(scores).rows == ()
+    assert leaderboard(scores).frame().empty
+
+
+def test_a_score_that_is_no_number_leaves_an_empty_cell(tmp_path):
+    bad = run_folder(tmp_path, "a", 0, {"strain/long": float("nan"), "lights/long": 0.5})
+    good = run_folder(tmp_path, "b", 0, {"strain/long": 0.4, "lights/long": 0.4}, kernel=5)
+    table = leaderboard(collect([bad, good]))
+    row = next(row for row in table.rows if row["settings"]["method.kernel"] == 3)
+    assert "strain/long" not in row["cells"]
+    assert "–" in table.markdown()
+
+
+def test_a_spreadsheet_cannot_be_made_to_run_a_cell(tmp_path):
+    folder = run_folder(tmp_path, "a", 0, {"strain/long": 0.5})
+    document = json.loads((folder / "experiment.json").read_text())
+    document["method"]["name"] = "=1+1"
+    (folder / "experiment.json").write_text(json.dumps(document))
+    assert "'=1+1" in leaderboard(collect([folder])).csv()

@@ -1,0 +1,256 @@
+"""A sweep asks for exactly its trials, each once, whatever kills it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from ethoray.batch import Windows
+from ethoray.experiment import Experiment
+from ethoray.learning import Budget
+from ethoray.methods.raw import Raw
+from ethoray.probes.linear import Linear
+from ethoray.schema import Card, Skeleton, Task
+from ethoray.sweep import Flags, Sweep, SweepError
+from ethoray.sweep.flags import home, parse, runs
+from ethoray.sweep.proposals import Proposals, Question, grid, open_journal, settle
+from ethoray.sweep.trial import direction, measure
+
+SCRIPT = '''"""Does the toy learn?"""
+import os, time
+from dataclasses import dataclass
+import torch
+from ethoray.batch import Windows
+from ethoray.experiment import Experiment
+from ethoray.learning import Budget, Progress, encoder_state
+from ethoray.methods.raw import Raw, RawEncoder
+from ethoray.probes.linear import Linear
+from ethoray.sweep import Sweep
+
+class SlowEncoder(RawEncoder):
+    def fit(self, stream, budget, resume=None):
+        first = 0 if resume is None else int(resume["step"])
+        if self.letter == "b":
+            raise ValueError("b is broken")
+        for step in range(first + 1, budget.steps + 1):
+            if budget.steps > 3:
+                time.sleep(0.2)
+                with open(os.environ["DIARY"], "a") as file:
+                    file.write(f"{self.letter} {step}\\n")
+            state = lambda step=step: {**encoder_state(self), "step": torch.tensor(step)}
+            yield Progress(step, budget.steps, {"loss": 1.0}, 0.2 * step, budget.saves(step), state)
+
+@dataclass(frozen=True)
+class Slow(Raw):
+    letter: str = "a"
+    def build(self, spec):
+        encoder = SlowEncoder(self, spec)
+        encoder.letter = self.letter
+        return encoder
+
+def candidate(trial, flags):
+    method = Slow(features="generic", letter=trial.suggest_categorical("letter", ["a", "b", "c", "d"]))
+    data, budget = Windows(flags.dataset, seconds=4.0, batch_size=2), Budget(flags.steps, 1, 5)
+    return Experiment(data, method, (Linear(),), budget, trial.suggest_categorical("seed", list(flags.seeds)))
+
+if __name__ == "__main__":
+    Sweep("letters", candidate, metric="running/raw", dataset=os.environ["TOY"], seeds=(0,), steps=20).main()
+'''
+
+
+def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
+    method = Raw(features=trial.suggest_categorical("features", ["auto", "generic"]))
+    seed = trial.suggest_categorical("seed", list(flags.seeds))
+    return Experiment(Windows(flags.dataset), method, (Linear(),), Budget(flags.steps), seed)
+
+
+@pytest.fixture
+def question(toy, tmp_path):
+    return Question(candidate, Flags(dataset=toy.uri, storage=str(tmp_path / "runs")), toy, "running/raw", False)
+
+
+@pytest.fixture
+def study(question):
+    storage = open_journal(Path(question.flags.storage) / "letters" / "optuna.journal")
+    return optuna.create_study(storage=storage, study_name="letters@1", direction="maximize", load_if_exists=True)
+
+
+def finish(question: Question, key: str, value: float = 0.5) -> None:
+    question.folder(key).mkdir(parents=True, exist_ok=True)
+    (question.folder(key) / "scores.json").write_text(json.dumps({"scores": {"running/raw": value}}))
+
+
+def proposals(question, study, total, ledger):
+    return Proposals(question, study, study._storage, total, ledger, lambda config, value: None)
+
+
+def drain(asked: Proposals) -> list[str]:
+    """Keys in the order a sweep of one trial at a time would run them, all finished."""
+    keys = []
+    while isinstance(config := asked.suggest(f"t{len(keys)}"), dict):
+        finish(asked.question, config["key"])
+        asked.on_trial_complete(f"t{len(keys)}", {"value": 0.5})
+        keys.append(config["key"])
+    return keys
+
+
+def test_a_grid_is_every_point_once_in_whole_rounds_of_seeds():
+    points = [p.params for p in grid(candidate, Flags(seeds=(4, 2)))]
+    assert [p["seed"] for p in points] == [4, 4, 2, 2]
+    assert len({tuple(p.items()) for p in points}) == 4
+
+
+def test_a_grid_runs_each_point_once(question, study):
+    points = grid(candidate, question.flags)
+    ledger = settle(study, question, points, 6)
+    assert len(set(drain(proposals(question, study, 6, ledger)))) == 6
+    assert len(settle(study, question, points, 6)) == 6
+
+
+def test_what_another_sweep_finished_is_not_proposed(question, study):
+    points = grid(candidate, question.flags)
+    finish(question, question.of(points[0].params)["key"])
+    ledger = settle(study, question, points, 6)
+    assert len(ledger) == 1
+    assert len(drain(proposals(question, study, 6, ledger))) == 5
+
+
+def test_trials_left_running_by_a_killed_sweep_are_proposed_again(question, study):
+    points = grid(candidate, question.flags)
+    killed = proposals(question, study, 6, settle(study, question, points, 6))
+    left_running = {killed.suggest(name)["key"] for name in ("x", "y")}
+    ledger = settle(study, question, points, 6)
+    again = drain(proposals(question, study, 6, ledger))
+    assert set(again[:2]) == left_running
+    assert len(again) == len(set(again)) == 6
+
+
+def test_a_trial_killed_while_it_was_drawn_is_forgotten(question, study):
+    study.ask().suggest_categorical("features", ["auto", "generic"])
+    assert settle(study, question, [], 6) == {}
+    assert study.trials[0].state == optuna.trial.TrialState.FAIL
+
+
+def test_a_sampler_that_repeats_itself_ends_the_sweep(question, study, caplog):
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    keys = drain(proposals(question, study, 50, {}))
+    assert len(keys) == len(set(keys)) == 6  # all there are
+    assert "fewer than 50" in caplog.text
+
+
+def test_a_failed_trial_counts_once_and_is_tried_again_next_time(question, study):
+    points = grid(candidate, question.flags)
+    asked = proposals(question, study, 6, settle(study, question, points, 6))
+    broken = asked.suggest("x")["key"]
+    asked.on_trial_complete("x", {"failed": "ValueError: no", "value": 0.9})
+    assert broken not in asked.ledger
+    assert len(drain(asked)) == 5
+    ledger = settle(study, question, points, 6)
+    assert drain(proposals(question, study, 6, ledger)) == [broken]
+
+
+def test_a_torn_journal_is_mended(question, study, caplog):
+    points = grid(candidate, question.flags)
+    settle(study, question, points, 6)
+    path = Path(question.flags.storage) / "letters" / "optuna.journal"
+    path.write_bytes(path.read_bytes()[:-7])
+    again = optuna.load_study(study_name="letters@1", storage=open_journal(path))
+    assert "torn" in caplog.text
+    assert len(drain(proposals(question, again, 6, settle(again, question, points, 6)))) == 6
+
+
+def test_a_value_that_is_no_number_is_an_error():
+    with pytest.raises(SweepError, match="not a number"):
+        measure({"a/long": math.nan}, "a/long")
+    with pytest.raises(SweepError, match="this run has a/long"):
+        measure({"a/long": 0.5}, "b/long")
+    assert measure({"a/long": 0.5, "b/long": 0.7, "a/short": 0.0, "a/long@5.0": 0.0}, "*/long") == pytest.approx(0.6)
+
+
+def test_the_direction_is_the_tasks(toy):
+    tasks = (Task("chase"), Task("strain", kind="regression", level="recording", metric="mse"))
+    card = Card("toy", "mouse", 30.0, Skeleton(("nose",)), tasks)
+    assert direction("chase/all", card) == "maximize"
+    assert direction("strain/all", card) == "minimize"
+    with pytest.raises(SweepError, match="choose one"):
+        direction("*/all", card)
+    with pytest.raises(SweepError, match="no such task"):
+        direction("nap/all", card)
+
+
+def test_flags_are_the_same_for_every_sweep(capsys):
+    flags = parse(Flags(), ["--seeds", "3", "4", "--steps", "9", "--gpus", "0.25", "--dry-run"])
+    assert (flags.seeds, flags.steps, flags.gpus, flags.dry_run) == ((3, 4), 9, 0.25, True)
+    for wrong in (["--steps", "0"], ["--seeds", "1", "1"], ["--stops", "3"], ["--trials", "-1"]):
+        with pytest.raises(SystemExit):
+            parse(Flags(), wrong)
+
+
+def test_results_never_go_into_a_jobs_temporary_copy(tmp_path, monkeypatch):
+    copy = tmp_path / "_ray_pkg_0123"
+    copy.mkdir()
+    outside = subprocess.run(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:], cwd='_ray_pkg_0123', check=True)",
+         sys.executable, "-c", "from ethoray.sweep.flags import home; print(home())"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent / "platform")},
+    )  # fmt: skip
+    assert outside.stdout.strip().splitlines()[-1] == str(tmp_path.resolve())
+    monkeypatch.delenv("ETHORAY_RUNS")
+    monkeypatch.chdir(tmp_path)
+    assert runs() == (tmp_path / "runs").resolve()
+    assert home() == tmp_path.resolve()
+
+
+def test_a_dataset_that_is_not_prepared_says_how(capsys):
+    with pytest.raises(SystemExit) as ended:
+        Sweep("letters", candidate, metric="running/raw", dataset="nowhere").main([])
+    assert ended.value.code == 2
+    assert "python datasets/nowhere.py --out nowhere" in capsys.readouterr().err
+
+
+def test_a_dry_run_trains_nothing(toy, tmp_path, capsys):
+    sweep = Sweep("letters", candidate, metric="running/raw", dataset=toy.uri)
+    assert sweep.run(dry_run=True, storage=str(tmp_path / "runs")) is None
+    said = capsys.readouterr().out
+    assert "6 trials of 300 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_killed_and_started_again_every_trial_is_trained_once(toy, tmp_path):
+    script, diary = tmp_path / "letters.py", tmp_path / "diary"
+    script.write_text(SCRIPT)
+    diary.touch()
+    source = str(Path(__file__).parent.parent / "platform")
+    environment = {**os.environ, "PYTHONPATH": source, "TOY": toy.uri, "DIARY": str(diary), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, str(script)]
+    with (tmp_path / "killed.txt").open("w") as out:
+        driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
+        while driver.poll() is None and len(diary.read_text().splitlines()) < 12:  # a checkpoint at step 5 is there
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    before = diary.read_text().splitlines()
+    assert before, (tmp_path / "killed.txt").read_text()
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    finished = {json.loads(p.read_text())["cost"]["steps"] for p in (tmp_path / "runs").glob("*/scores.json")}
+    assert finished == {20}
+    assert len(list((tmp_path / "runs").glob("*/scores.json"))) == 3
+    (failure,) = (tmp_path / "runs").glob("*/failure.json")
+    assert "b is broken" in json.loads(failure.read_text())["error"]
+    after = diary.read_text().splitlines()[len(before) :]
+    restarted = {letter: [int(line.split()[1]) for line in after if line[0] == letter] for letter in "acd"}
+    interrupted = {line[0] for line in before}
+    assert any(min(restarted[letter]) > 1 for letter in interrupted), "an interrupted trial starts from its checkpoint"
+    assert all(len(steps) == len(set(steps)) for steps in restarted.values())
+    assert done.stderr == "" and "FAILED: ValueError" in done.stdout and "[4/4]" in done.stdout
