@@ -28,10 +28,10 @@ MEMORIES = {"2 s": (4, 2), "5 s": (4, 3), "11 s": (4, 4), "45 s": (5, 4)}  # blo
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """BAMS whose long encoder remembers this far."""
     blocks, dilation = MEMORIES[trial.suggest_categorical("memory", list(MEMORIES))]
-    channels = (64,) * (blocks - 2) + (32, 32)
+    memory = {"long_channels": (32,) * blocks, "long_dilation": dilation}
     return Experiment(
         data=Windows(flags.dataset, seconds=60.0),
-        method=BAMS(**BAMS.presets["small"], long_channels=channels, long_dilation=dilation),
+        method=BAMS(**{**BAMS.presets["small"], **memory}),
         probes=(Linear(),),
         budget=Budget(steps=flags.steps),
         seed=trial.suggest_categorical("seed", list(flags.seeds)),

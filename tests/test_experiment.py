@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from ethoray import embedding, experiment, record, store
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment, run

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from ethoray import geometry as g
 
 
@@ -10,8 +11,9 @@ def mouse(frames: int = 40, seed: int = 0) -> np.ndarray:
     """A plausible moving mouse, (time, 12, 2)."""
     rng = np.random.default_rng(seed)
     body = np.array(
-        [[90, 0], [75, 10], [75, -10], [65, 0], [60, 9], [60, -9], [40, 0], [15, 12], [15, -12], [0, 0], [-20, 2], [-40, 6]]
-    )  # fmt: skip
+        [[90, 0], [75, 10], [75, -10], [65, 0], [60, 9], [60, -9]]
+        + [[40, 0], [15, 12], [15, -12], [0, 0], [-20, 2], [-40, 6]]
+    )
     heading = np.cumsum(rng.normal(0, 0.2, frames))
     centre = np.cumsum(rng.normal(0, 3, (frames, 2)), 0) + 300
     pose = body + rng.normal(0, 1, (frames, 12, 2))

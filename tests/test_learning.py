@@ -2,10 +2,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
+
 from ethoray.batch import Batch, Spec
 from ethoray.learning import Budget, Encoder, Learner, Method, TrainingError, step_seed
 from ethoray.schema import Skeleton
-from torch import nn
 
 SPEC = Spec(Skeleton(("a", "b")), 1, 2, 10.0, 8)
 

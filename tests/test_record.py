@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from ethoray import record, store
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment, run

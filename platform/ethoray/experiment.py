@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from ethoray import embedding, record, store, stream
 from ethoray.batch import Stream, Windows
 from ethoray.learning import Budget, Encoder, Method, Progress, load_encoder
-from ethoray.probes import Probe, Score
+from ethoray.probes import Judge, Probe, Score
 
 Log = Callable[[Progress], None]
 
@@ -52,6 +52,7 @@ def run(experiment: Experiment, folder: str | Path, log: Log | None = None) -> M
     dataset = store.open(experiment.data.dataset)
     record.begin(folder, experiment, dataset)
     try:
+        _judges(experiment, dataset)  # a task that does not exist is said before training, not after
         batches = stream.open_stream(experiment.data, dataset, experiment.seed)
         encoder = train(experiment, dataset, batches, folder, log)
         return evaluate(experiment, encoder, dataset, folder)
@@ -106,7 +107,7 @@ def evaluate(
 ) -> Mapping[str, float]:
     """Embed every training and test recording with the frozen encoder, probe, and write the scores last."""
     folder = Path(folder)
-    judges = [probe.judge(dataset.card, experiment.seed) for probe in experiment.probes]
+    judges = _judges(experiment, dataset)
     entries = [e for split in ("train", "test") if split in dataset.splits for e in dataset.select(split)]
     embedded = embedding.embed(encoder, dataset, entries)
     # Products of one recording are small: BLAS threads would spend their time waiting for one another.
@@ -117,3 +118,7 @@ def evaluate(
                 judge.see(item, labels)
         scores: list[Score] = [score for judge in judges for score in judge.scores()]
     return record.finish(folder, scores, parameters=sum(p.numel() for p in encoder.parameters()))
+
+
+def _judges(experiment: Experiment, dataset: store.Dataset) -> list[Judge]:
+    return [probe.judge(dataset.card, experiment.seed) for probe in experiment.probes]

@@ -122,15 +122,22 @@ class Leaderboard:
         return self.frame().map(_inert).to_csv(index=False)
 
     def markdown(self) -> str:
-        """A table to read; the best value of every column is bold."""
-        names = ["rank", "method", *(name.rpartition(".")[2] for name in self.settings), "seeds", *self.scores, "notes"]
+        """A table to read: a column a candidate, best first, and a line a score, whose best value is bold."""
         best = {score: min((row["place"].get(score, np.inf) for row in self.rows), default=1) for score in self.scores}
-        lines = [names, ["---"] * len(names)]
-        for row in self.rows:
-            cells = [_shown(row, score, best[score]) for score in self.scores]
-            settings = [str(row["settings"].get(name, "")) for name in self.settings]
-            lines.append([f"{row['rank']:.1f}", row["method"], *settings, str(row["seeds"]), *cells, row["notes"]])
-        return "".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines)
+        lines = [["", *(row["method"] for row in self.rows)]]
+        lines.append(["---"] * len(lines[0]))
+        for name in self.settings:
+            lines.append([name.rpartition(".")[2], *(_listed(row["settings"].get(name, "")) for row in self.rows)])
+        lines.append(["seeds", *(str(row["seeds"]) for row in self.rows)])
+        lines.append(["mean place", *(f"{row['rank']:.1f}" for row in self.rows)])
+        if any(row["notes"] for row in self.rows):
+            lines.append(["note", *(row["notes"] for row in self.rows)])
+        for score in sorted(self.scores, key=lambda score: score.rpartition("/")[2]):
+            lines.append([score, *(_shown(row, score, best[score]) for row in self.rows)])
+        widths = [max(len(line[column]) for line in lines if line[0] != "---") for column in range(len(lines[0]))]
+        return "".join(
+            "| " + " | ".join(_cell(c, w) for c, w in zip(line, widths, strict=True)) + " |\n" for line in lines
+        )
 
     def _flat(self, row: dict[str, Any]) -> dict[str, Any]:
         flat = {"rank": row["rank"], "method": row["method"], **{n: row["settings"].get(n) for n in self.settings}}
@@ -189,6 +196,14 @@ def _shown(row: dict[str, Any], score: str, best: float) -> str:
     if cell is None:
         return "–"
     return f"**{cell}**" if row["place"][score] == best else str(cell)
+
+
+def _cell(text: str, width: int) -> str:
+    return "-" * width if text == "---" else text.replace("|", "\\|").ljust(width)
+
+
+def _listed(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _inert(value: Any) -> Any:

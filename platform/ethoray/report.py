@@ -26,8 +26,8 @@ def page(
         f"Commit: {', '.join(commits) or 'none'}.\n",
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures if picture.suffix == ".svg"),
         table.markdown(),
-        "Mean over seeds with a 95 % interval over seeds and test recordings together; rank is the mean place over "
-        "the columns. mse: lower is better.\n",
+        "Mean over seeds with a 95 % interval over seeds and test recordings together; the place is averaged "
+        "over the scores. mse: lower is better.\n",
         f"Made by `{shlex.join(command)}`.",
     ]
     folder.mkdir(parents=True, exist_ok=True)

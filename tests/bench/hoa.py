@@ -4,8 +4,9 @@ python tests/bench/hoa.py
 """
 
 import torch
-from ethoray.nn.histogram import future_counts
 from timing import interleaved
+
+from ethoray.nn.histogram import future_counts
 
 
 def loop(bins: torch.Tensor, horizon: int, classes: int) -> torch.Tensor:

@@ -11,14 +11,15 @@ and the optimiser, with dropout on, in float32.
 import argparse
 
 import torch
-from ethoray.batch import Spec
-from ethoray.methods.bams import BAMS
-from ethoray.nn.tcn import TCN
-from ethoray.schema import Skeleton
 from timing import interleaved
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+
+from ethoray.batch import Spec
+from ethoray.methods.bams import BAMS
+from ethoray.nn.tcn import TCN
+from ethoray.schema import Skeleton
 
 SEQUENCES, FRAMES, INPUTS, ACTIONS, HORIZON, START = 32, 1800, 67, 9, 30, 150
 

@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from ethoray.batch import Batch, Spec
 from ethoray.geometry import MOUSE_KEYPOINTS
 from ethoray.learning import Budget
 from ethoray.methods.bams import BAMS
-from ethoray.nn.histogram import digitise
 from ethoray.nn.features import MOUSE_TARGETS, MouseVelocities
+from ethoray.nn.histogram import digitise
 from ethoray.schema import SchemaError, Skeleton
 
 MOUSE = Skeleton(MOUSE_KEYPOINTS, front="nose", back="tail_base")

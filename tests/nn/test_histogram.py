@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from ethoray.nn.histogram import digitise, emd2, equal_edges, future_counts, streamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ethoray.nn.histogram import digitise, emd2, equal_edges, future_counts, streamed
 
 
 def brute_histogram(bins: np.ndarray, horizon: int, classes: int) -> np.ndarray:

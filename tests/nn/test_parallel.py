@@ -2,6 +2,7 @@ import socket
 
 import torch
 import torch.multiprocessing as mp
+
 from ethoray.nn.parallel import WeightedBatchNorm, gather, rand_rows, random_bytes, shared_mean, total
 
 

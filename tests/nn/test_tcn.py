@@ -1,7 +1,8 @@
 import pytest
 import torch
-from ethoray.nn.tcn import TCN, CausalConv, Dropout, receptive_field
 from torch import nn
+
+from ethoray.nn.tcn import TCN, CausalConv, Dropout, receptive_field
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,19 @@ class BAMS(Method):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
-        "small": {"anchor_stride": 10, "head": (256, 256), "lr": 3e-3, "lr_drop_at": 0.7},
+        "small": {
+            "short_channels": (32, 32, 32, 32),
+            "long_channels": (32, 32, 32, 32, 32),
+            "dropout": 0.0,
+            "head": (128, 128),
+            "anchor_stride": 10,
+            "alpha": 5.0,
+            "lr": 3e-3,
+            "lr_drop_at": 0.8,
+        },
     }
+    """Preset "paper" is what the paper says. "small" learns in hundreds of steps on a CPU: narrower networks with the
+    same reach, every tenth anchor, no dropout, and alpha as the paper's text has it, terms of the same order."""
 
     def reach(self) -> dict[str, int]:
         """Receptive field of each space in frames."""
