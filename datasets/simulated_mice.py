@@ -39,7 +39,7 @@ from ethoray.schema import Card, Recording, Skeleton, Task, check_name
 from ethoray.social import RULES, behaviours
 
 FRAMES, CLIPS_A_GROUP, BLOCK = 1800, 4, 40
-SIZES = {"small": 240, "full": 5336}
+SIZES = {"small": 480, "full": 5336}
 
 SKELETON = Skeleton(
     keypoints=MOUSE_KEYPOINTS,

@@ -61,7 +61,8 @@ def test_a_finished_run_is_not_run_again(dataset, tmp_path, monkeypatch):
 def test_embedding_again_equals_what_was_scored(dataset, tmp_path):
     one = make(dataset)
     run(one, tmp_path)
-    encoder = experiment.restore(one, dataset, tmp_path)
+    found, encoder = experiment.restore(tmp_path)
+    assert found == one
     stored = embedding.read(tmp_path / "embeddings").to_pylist()
     fresh = {e.entry.name: e.spaces for e in embedding.embed(encoder, dataset, dataset.select("test"))}
     checked = 0

@@ -10,10 +10,9 @@ from ethoray import geometry as g
 def mouse(frames: int = 40, seed: int = 0) -> np.ndarray:
     """A plausible moving mouse, (time, 12, 2)."""
     rng = np.random.default_rng(seed)
-    body = np.array(
-        [[90, 0], [75, 10], [75, -10], [65, 0], [60, 9], [60, -9]]
-        + [[40, 0], [15, 12], [15, -12], [0, 0], [-20, 2], [-40, 6]]
-    )
+    x = [90, 75, 75, 65, 60, 60, 40, 15, 15, 0, -20, -40]
+    y = [0, 10, -10, 0, 9, -9, 0, 12, -12, 0, 2, 6]
+    body = np.stack([x, y], -1).astype(float)
     heading = np.cumsum(rng.normal(0, 0.2, frames))
     centre = np.cumsum(rng.normal(0, 3, (frames, 2)), 0) + 300
     pose = body + rng.normal(0, 1, (frames, 12, 2))

@@ -76,7 +76,7 @@ def test_splits_are_by_group_and_balanced(mice):
     for index in range(mice.SIZES["small"]):
         hidden = mice.factors(index, np.random.default_rng(0))
         sides.setdefault(mice.split(index), []).append((mice.group(index), hidden.strain, hidden.lights))
-    assert len(sides["train"]) == 2 * len(sides["test"]) == 160
+    assert len(sides["train"]) == 2 * len(sides["test"]) == 320
     assert not {g for g, *_ in sides["train"]} & {g for g, *_ in sides["test"]}
     for rows in sides.values():
         _, strain, lights = np.array(rows).T

@@ -21,7 +21,7 @@ from ethoray.schema import Card, Skeleton, Task
 from ethoray.sweep import Flags, Sweep, SweepError
 from ethoray.sweep.flags import home, parse, runs
 from ethoray.sweep.proposals import Proposals, Question, grid, open_journal, settle
-from ethoray.sweep.trial import direction, measure
+from ethoray.sweep.trial import measure, resolve
 
 SCRIPT = '''"""Does the toy learn?"""
 import os, time
@@ -177,12 +177,17 @@ def test_a_value_that_is_no_number_is_an_error():
 def test_the_direction_is_the_tasks(toy):
     tasks = (Task("chase"), Task("strain", kind="regression", level="recording", metric="mse"))
     card = Card("toy", "mouse", 30.0, Skeleton(("nose",)), tasks)
-    assert direction("chase/all", card) == "maximize"
-    assert direction("strain/all", card) == "minimize"
+    assert resolve("chase/all", card, None) == ("chase/all", "maximize")
+    assert resolve("strain/all", card, None) == ("strain/all", "minimize")
+    assert resolve("*/long", card, "maximize") == ("chase/long", "maximize")
+    assert resolve("*/long", card, "minimize") == ("strain/long", "minimize")
     with pytest.raises(SweepError, match="choose one"):
-        direction("*/all", card)
+        resolve("*/all", card, None)
     with pytest.raises(SweepError, match="no such task"):
-        direction("nap/all", card)
+        resolve("nap/all", card, None)
+    with pytest.raises(SweepError, match="no such task"):
+        resolve("chase/all", card, "minimize")
+    assert measure({"a/long": 0.5, "b/long": 0.7, "c/long": 9.0}, "a/long,b/long") == pytest.approx(0.6)
 
 
 def test_flags_are_the_same_for_every_sweep(capsys):
@@ -220,7 +225,7 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, capsys):
     sweep = Sweep("letters", candidate, metric="running/raw", dataset=toy.uri)
     assert sweep.run(dry_run=True, storage=str(tmp_path / "runs")) is None
     said = capsys.readouterr().out
-    assert "6 trials of 300 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
+    assert "6 trials of 600 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
     assert not (tmp_path / "runs").exists()
 
 

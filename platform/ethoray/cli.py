@@ -159,10 +159,9 @@ def embed(run: Run, dataset: Data, out: Path, every: float = 0.0, storage: Path 
     from ethoray import embedding, store, wording
     from ethoray.experiment import restore
 
-    experiment, folder = wording.find(run, _runs(storage))
-    source, target = store.open(experiment.data.dataset), store.open(dataset)
-    wording.same_body(source, target)
-    encoder = restore(experiment, source, folder)
+    folder, target = wording.find(run, _runs(storage)), store.open(dataset)
+    wording.same_body(folder, target)
+    _, encoder = restore(folder)
     frames = 0
     for item in embedding.write(embedding.embed(encoder, target, target.entries), out, every=every):
         frames += item.entry.frames
@@ -181,11 +180,11 @@ def score(run: Run, dataset: AnyData = None, storage: Path | None = None) -> Non
     from ethoray import record, store, wording
     from ethoray.experiment import evaluate, restore
 
-    experiment, folder = wording.find(run, _runs(storage))
+    folder = wording.find(run, _runs(storage))
     if dataset is not None:
-        source, target = store.open(experiment.data.dataset), store.open(dataset)
-        wording.same_body(source, target)
-        encoder = restore(experiment, source, folder)
+        target = store.open(dataset)
+        wording.same_body(folder, target)
+        experiment, encoder = restore(folder)
         folder = folder / "elsewhere" / f"{target.card.name}-{target.key[:8]}"
         if record.finished(folder) is None:
             folder.mkdir(parents=True, exist_ok=True)

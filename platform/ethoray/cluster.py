@@ -23,7 +23,7 @@ from ethoray.batch import rank_rows
 from ethoray.experiment import Experiment, Log, build, evaluate, train
 from ethoray.learning import Learner, Progress, TrainingError
 from ethoray.schema import SchemaError
-from ethoray.stream import open_stream, start_ray
+from ethoray.stream import open_stream, spec, start_ray
 
 _POLL_SECONDS = 1.0
 _COLLECTIVE_SECONDS = 600
@@ -158,7 +158,9 @@ def _work(config: Mapping[str, _Group]) -> dict[str, float] | None:
     try:
         first = _agreed(_step(group.folder), device)
         # Only a gradient is the mean of its shares; what is fitted in closed form sees the whole batch.
-        mine, among = (rank, world) if isinstance(build(experiment, dataset), Learner) else (0, 1)
+        mine, among = (
+            (rank, world) if isinstance(build(experiment, spec(experiment.data, dataset, 0)), Learner) else (0, 1)
+        )
         batches = open_stream(
             experiment.data, dataset, experiment.seed, rank=mine, world=among, first=first, steps=budget.steps
         )

@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ethoray import embedding, record, store, stream
-from ethoray.batch import Stream, Windows
+from ethoray.batch import Spec, Stream, Windows
 from ethoray.learning import Budget, Encoder, Method, Progress, load_encoder
 from ethoray.probes import Judge, Probe, Score
 
@@ -72,7 +72,7 @@ def train(
 ) -> Encoder:
     """Fit the encoder, resuming from the folder's checkpoint; only the primary process writes."""
     folder = Path(folder)
-    encoder = build(experiment, dataset)
+    encoder = build(experiment, stream.spec(experiment.data, dataset, experiment.seed))
     resume = record.load_state(folder)
     diary = record.Diary(folder, 0 if resume is None else int(resume["step"])) if primary else None
     for progress in encoder.fit(batches, experiment.budget, resume):
@@ -85,21 +85,26 @@ def train(
     return encoder
 
 
-def build(experiment: Experiment, dataset: store.Dataset) -> Encoder:
-    """A fresh encoder for this data; its initial weights depend on the experiment's seed only."""
+def build(experiment: Experiment, spec: Spec) -> Encoder:
+    """A fresh encoder for data of this kind; its initial weights depend on the experiment's seed only."""
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)
-        return experiment.method.build(stream.spec(experiment.data, dataset, experiment.seed))
+        return experiment.method.build(spec)
 
 
-def restore(experiment: Experiment, dataset: store.Dataset, folder: str | Path) -> Encoder:
-    """The trained encoder of a run folder, ready to embed; raises RecordError when it has no checkpoint."""
-    state = record.load_state(Path(folder))
+def restore(folder: str | Path) -> tuple[Experiment, Encoder]:
+    """The experiment and the trained encoder of a run folder, ready to embed.
+
+    The training data need not be there. Raises RecordError when the folder has no experiment or no checkpoint.
+    """
+    folder = Path(folder)
+    experiment, spec = record.load(folder)
+    state = record.load_state(folder)
     if state is None:
         raise record.RecordError(f"{folder}: no checkpoint; train this experiment first")
-    encoder = build(experiment, dataset)
+    encoder = build(experiment, spec)
     load_encoder(encoder, state)
-    return encoder.to(experiment.budget.torch_device()).eval()
+    return experiment, encoder.to(experiment.budget.torch_device()).eval()
 
 
 def evaluate(

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ethoray.store import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ethoray import methods, probes
-from ethoray.batch import Windows
+from ethoray import methods, probes, stream
+from ethoray.batch import Spec, Windows
 from ethoray.learning import Budget, Progress, State
 from ethoray.probes import Score
+from ethoray.schema import Skeleton
+from ethoray.store import Dataset
 
 if TYPE_CHECKING:
     from ethoray.experiment import Experiment
@@ -87,13 +88,24 @@ def begin(folder: Path, experiment: Experiment, dataset: Dataset) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"{folder}: cannot be created ({error.strerror}); choose another --storage") from error
-    document = {**to_json(experiment), "key": key(experiment, dataset)}
+    spec = stream.spec(experiment.data, dataset, experiment.seed)
+    document = {**to_json(experiment), "key": key(experiment, dataset), "spec": asdict(spec)}
     there = folder / "experiment.json"
     if there.exists() and json.loads(there.read_text()).get("key") != document["key"]:
         raise RecordError(f"{folder}: holds another experiment; choose another folder or remove this one")
     write_json(there, document)
     write_json(folder / "provenance.json", provenance(dataset))
     (folder / "failure.json").unlink(missing_ok=True)
+
+
+def load(folder: Path) -> tuple[Experiment, Spec]:
+    """The experiment of a run folder and what its encoder was built for."""
+    try:
+        document = json.loads((folder / "experiment.json").read_text())
+        spec = {**document["spec"], "skeleton": _skeleton(document["spec"]["skeleton"])}
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise RecordError(f"{folder}: holds no experiment that can be read ({error})") from error
+    return from_json(document), Spec(**spec)
 
 
 def finished(folder: str | Path) -> dict[str, float] | None:
@@ -235,6 +247,11 @@ def _fields(config: Any) -> dict[str, Any]:
 def _rebuild(kind: type, document: Mapping[str, Any]) -> Any:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k != "name"}
     return kind(**values)
+
+
+def _skeleton(document: Mapping[str, Any]) -> Skeleton:
+    bones = tuple((int(a), int(b)) for a, b in document["bones"])
+    return Skeleton(tuple(document["keypoints"]), bones, document["front"], document["back"])
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ethoray import leaderboard, methods, record
-from ethoray.experiment import Experiment
 from ethoray.learning import Budget, Method
 from ethoray.schema import Card, Recording, SchemaError, Task
 from ethoray.store import Dataset
@@ -80,19 +79,17 @@ def understand(text: str, hint: Any) -> Any:
     return hint(text) if hint in (int, float, str) else _refuse(text)
 
 
-def find(run: str, storage: Path) -> tuple[Experiment, Path]:
-    """A run folder, given by path or by the beginning of its key, and the experiment it holds."""
+def find(run: str, storage: Path) -> Path:
+    """A run folder, given by path or by the beginning of its key."""
     if (Path(run) / "experiment.json").exists():
-        folder = Path(run)
-    else:
-        there = sorted(path.parent.name for path in storage.glob("*/experiment.json"))
-        matches = [name for name in there if name.startswith(run)]
-        if len(matches) > 1:
-            raise WordingError(f"run {run!r} could be {' or '.join(matches)}; write more of the key")
-        if not matches:
-            raise WordingError(_unknown(f"run in {storage}", run, there))
-        folder = storage / matches[0]
-    return record.from_json(json.loads((folder / "experiment.json").read_text())), folder
+        return Path(run)
+    there = sorted(path.parent.name for path in storage.glob("*/experiment.json"))
+    matches = [name for name in there if name.startswith(run)]
+    if len(matches) > 1:
+        raise WordingError(f"run {run!r} could be {' or '.join(matches)}; write more of the key")
+    if not matches:
+        raise WordingError(_unknown(f"run in {storage}", run, there))
+    return storage / matches[0]
 
 
 def finished(storage: Path, name: str | None = None) -> dict[str, list[Path]]:
@@ -109,12 +106,12 @@ def finished(storage: Path, name: str | None = None) -> dict[str, list[Path]]:
     return found
 
 
-def same_body(source: Dataset, target: Dataset) -> None:
-    """Raise SchemaError unless an encoder of one dataset can see the other."""
-    here, there = source.card.skeleton.keypoints, target.card.skeleton.keypoints
+def same_body(folder: Path, target: Dataset) -> None:
+    """Raise SchemaError unless the encoder of a run can see a dataset."""
+    here, there = record.load(folder)[1].skeleton.keypoints, target.card.skeleton.keypoints
     if here != there:
         raise SchemaError(
-            f"the encoder learned from {source.card.name!r} with keypoints {', '.join(here)}; "
+            f"the encoder of {folder.name} learned from keypoints {', '.join(here)}; "
             f"{target.card.name!r} has {', '.join(there)}"
         )
 

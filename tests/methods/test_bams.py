@@ -212,3 +212,10 @@ def test_impossible_settings_say_what_to_do(settings, message):
 def test_velocity_features_need_the_mouse():
     with pytest.raises(SchemaError, match="12-keypoint mouse"):
         BAMS(features="velocity").build(Spec(Skeleton(("a", "b")), 1, 2, 30.0, 1800))
+
+
+def test_the_small_preset_suits_every_skeleton():
+    small = BAMS(**BAMS.presets["small"])
+    assert small.reach() == BAMS().reach()
+    assert len(small.build(Spec(MOUSE, 3, 2, 30.0, 1800)).features.quantities) == 9
+    assert len(small.build(Spec(Skeleton(("a", "b")), 1, 2, 30.0, 1800)).features.quantities) == 6

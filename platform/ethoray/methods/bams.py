@@ -24,7 +24,7 @@ from ethoray import geometry
 from ethoray.batch import Batch, Spec, Stream
 from ethoray.learning import Learner, Method
 from ethoray.nn.bootstrap import Predictor, bootstrap_distance
-from ethoray.nn.features import Movement, features, sequences
+from ethoray.nn.features import WHOLE_BODY, Movement, features, sequences
 from ethoray.nn.histogram import digitise, emd2, equal_edges, future_counts, streamed
 from ethoray.nn.mlp import mlp
 from ethoray.nn.parallel import gather, rand_rows, shared_mean
@@ -39,7 +39,7 @@ class BAMS(Method):
     Attributes
     ----------
     features: "velocity" (36 velocities of the 12-keypoint mouse), "generic" (any skeleton), or "auto".
-    targets: names of the actions to predict; () takes the features' own choice.
+    targets: names of the actions to predict, or ("whole_body",); () takes the features' own choice.
     short_channels, short_dilation, long_channels, long_dilation, kernel: block i of a network has dilation
         ``dilation ** i``; receptive fields of the defaults are 61 and 1365 frames.
     horizon: how far ahead the histogram of actions looks.
@@ -85,18 +85,19 @@ class BAMS(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
         "small": {
+            "targets": WHOLE_BODY,
             "short_channels": (32, 32, 32, 32),
             "long_channels": (32, 32, 32, 32, 32),
             "dropout": 0.0,
             "head": (128, 128),
             "anchor_stride": 10,
-            "alpha": 5.0,
+            "alpha": 1.0,
             "lr": 3e-3,
             "lr_drop_at": 0.8,
         },
     }
-    """Preset "paper" is what the paper says. "small" learns in hundreds of steps on a CPU: narrower networks with the
-    same reach, every tenth anchor, no dropout, and alpha as the paper's text has it, terms of the same order."""
+    """Preset "paper" is what the paper says. "small" learns in hundreds of steps on a CPU: narrower networks of the
+    same reach, actions of all limbs, every tenth anchor, no dropout, an alpha that makes terms comparable."""
 
     def reach(self) -> dict[str, int]:
         """Receptive field of each space in frames."""

@@ -14,6 +14,15 @@ from ethoray.schema import SchemaError
 MOUSE_TARGETS = ("head_speed", "head_heading_change", "head_turn", "body_speed", "body_turn", "spine_dr")
 """Six actions whose future histogram BAMS predicts on mice (the paper says six and not which)."""
 
+MOUSE_WHOLE_BODY = (
+    "head_speed", "head_turn", "body_speed", "body_turn", "forepaw_left_dr", "forepaw_right_dr", "hindpaw_left_dr",
+    "hindpaw_right_dr", "spine_dr",
+)  # fmt: skip
+"""Nine actions that involve every limb: what the head and the trunk do tells little of grooming."""
+
+WHOLE_BODY = ("whole_body",)
+"""Targets that mean the whole body, whichever the skeleton."""
+
 
 @dataclass(frozen=True)
 class Movement:
@@ -43,7 +52,7 @@ class MouseVelocities:
                 "velocity features need the 12-keypoint mouse in 2-D, in MABe's order; "
                 "use features='generic' for any other skeleton"
             )
-        self.quantities = targets or MOUSE_TARGETS
+        self.quantities = MOUSE_WHOLE_BODY if targets == WHOLE_BODY else targets or MOUSE_TARGETS
         unknown = sorted(set(self.quantities) - set(geometry.MOUSE_ACTIONS))
         if unknown:
             raise SchemaError(f"no action {unknown[0]!r}; actions are {', '.join(geometry.MOUSE_ACTIONS)}")
@@ -80,7 +89,7 @@ class EgocentricMotion:
         self.back = skeleton.index(skeleton.back) if skeleton.back else None
         names = [f"{k}_d{s}" for k in skeleton.keypoints for s in "xyz"[:space]]
         names += [f"body_d{s}" for s in "xyz"[:space]] + (["body_turn"] if axis else [])
-        self.quantities = targets or tuple(names)
+        self.quantities = tuple(names) if targets in ((), WHOLE_BODY) else targets
         unknown = sorted(set(self.quantities) - set(names))
         if unknown:
             raise SchemaError(f"no action {unknown[0]!r}; actions are {', '.join(names)}")

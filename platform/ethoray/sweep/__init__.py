@@ -30,7 +30,7 @@ from ethoray.stream import start_ray
 from ethoray.sweep import console
 from ethoray.sweep.flags import Flags, parse, runs, shelf
 from ethoray.sweep.proposals import Candidate, Proposals, Question, grid, open_journal, settle
-from ethoray.sweep.trial import SweepError, direction, train
+from ethoray.sweep.trial import SweepError, resolve, train
 from ethoray.tracking import Mirror
 
 __all__ = ["Flags", "Sweep", "SweepError"]
@@ -48,7 +48,8 @@ class Sweep:
     ----------
     name: of the sweep, its folder and its MLflow experiment; the script's name.
     candidate: answers an Optuna trial and the flags with an experiment; a function of a module, no lambda.
-    metric: what to optimise: a score "task/space", or a pattern ("*/long") whose matches are averaged.
+    metric: what to optimise: a score "task/space", or a pattern ("*/long") whose matches are averaged, of those
+        tasks alone that are better in the ``direction``.
     trials: how many to draw; None is the whole grid, every point once. A grid cut short by --trials holds whole
         rounds of the first seeds.
     sampler: Optuna's, for a sweep that is no grid; TPE by default.
@@ -69,7 +70,7 @@ class Sweep:
     picture: Picture | None = None
     dataset: str = "simulated_mice"
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 300
+    steps: int = 600
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
@@ -113,8 +114,8 @@ class _Session:
         self.title = f"{sweep.name}-smoke" if flags.smoke else sweep.name
         self.storage, self.folder = Path(flags.storage), Path(flags.storage) / self.title
         self.dataset = _open(flags.dataset)
-        self.question = Question(sweep.candidate, flags, self.dataset, sweep.metric, sweep.prune)
-        self.direction = sweep.direction or direction(sweep.metric, self.dataset.card)
+        metric, self.direction = resolve(sweep.metric, self.dataset.card, sweep.direction)
+        self.question = Question(sweep.candidate, flags, self.dataset, metric, sweep.prune)
         points = grid(sweep.candidate, flags) if sweep.trials is None else []
         self.total = min(flags.trials or len(points), len(points) or sys.maxsize)
         self.points = points[: self.total]

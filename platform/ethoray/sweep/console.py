@@ -51,7 +51,7 @@ def pace(example: Experiment, dataset: Dataset, storage: Path) -> tuple[float, s
         return statistics.median(found), f"from {len(found)} finished run{'s' * (len(found) > 1)} of {method}"
     pauses = [0.0]
     try:
-        encoder = experiment.build(example, dataset)
+        encoder = experiment.build(example, stream.spec(example.data, dataset, example.seed))
         batches = stream.open_stream(example.data, dataset, example.seed)
         for progress in encoder.fit(batches, Budget(steps=3, log_every=1, device=example.budget.device)):
             pauses.append(progress.seconds)

@@ -80,18 +80,30 @@ def measure(scores: Mapping[str, float], metric: str) -> float:
 
 
 def matches(names: Mapping[str, Any], metric: str) -> list[str]:
-    """The score names a metric means: itself, or those its pattern fits; other penalties only when asked for."""
+    """The score names a metric means: itself, or those that one of its patterns (between commas) fits.
+
+    Other penalties only when asked for.
+    """
     if metric in names:
         return [metric]
-    return [n for n in names if fnmatch.fnmatchcase(n, metric) and ("@" in metric or "@" not in n)]
+    patterns = metric.split(",")
+    fits = (n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
+    return [n for n in fits if "@" in metric or "@" not in n]
 
 
-def direction(metric: str, card: Card) -> Literal["maximize", "minimize"]:
-    """Which way the metric's tasks are better; raises SweepError when they disagree or none is meant."""
-    pattern = metric.rpartition("/")[0] or metric
-    ways = {task.higher_is_better for task in card.tasks if fnmatch.fnmatchcase(task.name, pattern)}
+def resolve(metric: str, card: Card, wanted: str | None) -> tuple[str, Literal["maximize", "minimize"]]:
+    """The metric with its tasks named, and which way it is better.
+
+    A direction that is wanted leaves out the tasks that are better the other way. Raises SweepError when no task
+    is meant, or when tasks disagree and no direction is wanted.
+    """
+    pattern, _, space = metric.rpartition("/")
+    tasks = [task for task in card.tasks if fnmatch.fnmatchcase(task.name, pattern)]
+    if wanted:
+        tasks = [task for task in tasks if task.higher_is_better == (wanted == "maximize")]
+    ways = {task.higher_is_better for task in tasks}
     if not ways:
         raise SweepError(f"metric {metric!r}: {card.name} has no such task ({', '.join(t.name for t in card.tasks)})")
     if len(ways) > 1:
         raise SweepError(f"metric {metric!r} averages tasks where more is better with tasks where less is: choose one")
-    return "maximize" if ways.pop() else "minimize"
+    return ",".join(f"{task.name}/{space}" for task in tasks), "maximize" if ways.pop() else "minimize"
