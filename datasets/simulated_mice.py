@@ -132,8 +132,9 @@ def in_parallel(recordings: int, seed: int) -> Iterator[Recording]:
     """All recordings in order, simulated by Ray a block at a time with few blocks waiting to be written."""
     import ray
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+    from ethoray.stream import start_ray
+
+    start_ray(log_to_driver=False)
     for module in (sys.modules[__name__], mouse_model, mouse_body):  # workers elsewhere do not have this folder
         ray.cloudpickle.register_pickle_by_value(module)
     block = ray.remote(simulate)

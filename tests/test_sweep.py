@@ -225,7 +225,7 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, capsys):
     sweep = Sweep("letters", candidate, metric="running/raw", dataset=toy.uri)
     assert sweep.run(dry_run=True, storage=str(tmp_path / "runs")) is None
     said = capsys.readouterr().out
-    assert "6 trials of 600 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
+    assert "6 trials of 400 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
     assert not (tmp_path / "runs").exists()
 
 

@@ -40,7 +40,7 @@ class Budget:
     device: "cpu", "cuda", or "auto": a GPU when there is one.
     """
 
-    steps: int = 600
+    steps: int = 400
     log_every: int = 10
     save_every: int = 50
     device: str = "auto"

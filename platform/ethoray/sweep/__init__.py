@@ -70,7 +70,7 @@ class Sweep:
     picture: Picture | None = None
     dataset: str = "simulated_mice"
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 600
+    steps: int = 400
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0

@@ -29,7 +29,7 @@ class Flags:
     dataset: str = "simulated_mice"
     trials: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 600
+    steps: int = 400
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
