@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "platform" / "ethoray"
 
 LAYERS = (  # an import may only go to the same line or further up this list
-    {"schema"},
+    {"schema", "registry"},
     {"files", "shards", "store", "readers", "geometry", "social", "metrics"},
     {"batch", "stream"},
     {"learning"},

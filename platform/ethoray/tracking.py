@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ethoray.record import read_metrics
+
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
@@ -186,7 +188,7 @@ class Mirror:
         client = self._api()
         start = client.get_run(run_id).info.start_time
         batch: list[Metric] = []
-        for line in _lines(folder / "metrics.jsonl"):
+        for line in read_metrics(folder):
             if line["step"] <= step:  # a resumed run repeats steps: they are here already
                 continue
             when = start + int(1000 * line["seconds"])
@@ -289,11 +291,6 @@ def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def _lines(path: Path) -> list[dict[str, float]]:
-    whole = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in whole if line]
 
 
 def _brief(error: Exception) -> str:

@@ -6,9 +6,7 @@ embedded recording once, the training ones first, and keeps sums instead of fram
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ethoray import registry
 from ethoray.embedding import Embedding
 from ethoray.schema import Card
+
+_HERE = sys.modules[__name__]
 
 Labels = Mapping[str, np.ndarray | float]
 
@@ -105,21 +106,9 @@ class Judge(ABC):
 
 def names() -> tuple[str, ...]:
     """Every probe there is: the files of this folder without a leading underscore."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"))
+    return registry.names(_HERE)
 
 
 def load(name: str) -> type[Probe]:
     """The probe's dataclass; an unknown name raises LookupError with the nearest one."""
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise LookupError(f"no probe {name!r}; {hint}probes are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Probe) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise LookupError(f"probes/{name}.py must define exactly one Probe, it defines {len(found)}")
-    return found[0]
+    return registry.load(_HERE, name, Probe)  # type: ignore[type-abstract]
