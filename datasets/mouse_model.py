@@ -59,9 +59,9 @@ def traits(factors: Factors, rng: np.random.Generator) -> Traits:
     weights, seconds = np.tile(np.log(WEIGHT), (MICE, 1)), np.tile(np.log(SECONDS), (MICE, 1))
     weights[:, GROOM] += 1.00 * strain + noise[:, 0]
     weights[:, REST] += 0.55 * lights + noise[:, 1]
-    weights[:, RUN] += -0.90 * day + noise[:, 2]
-    weights[:, REAR] += -0.80 * day + noise[:, 3]
-    weights[:, WALK] += 0.60 * time + noise[:, 12]
+    weights[:, RUN] += -1.60 * day + noise[:, 2]
+    weights[:, REAR] += -1.00 * day + noise[:, 3]
+    weights[:, WALK] += 0.40 * time + noise[:, 12]
     weights[:, APPROACH] += -0.15 * strain + noise[:, 4]
     weights[:, WATCH] += 0.55 * lights + noise[:, 5]
     seconds[:, GROOM] += 0.50 * strain + noise[:, 6]
@@ -70,9 +70,9 @@ def traits(factors: Factors, rng: np.random.Generator) -> Traits:
     return Traits(
         weights=np.exp(weights),
         seconds=np.exp(seconds),
-        pace=-0.12 * lights - 0.25 * day + 0.20 * time + 0.4 * noise[:, 9],
-        gait=0.25 * time + 0.2 * noise[:, 10],
-        scan=0.50 * time - 0.20 * strain + 0.4 * noise[:, 11],
+        pace=-0.10 * lights - 0.35 * day + 0.4 * noise[:, 9],
+        gait=0.30 * time + 0.2 * noise[:, 10],
+        scan=0.90 * time - 0.15 * strain + 0.4 * noise[:, 11],
         size=np.exp(rng.normal(0, 0.04, MICE)),
         sides=rng.normal(0, 0.01, MICE),
     )
