@@ -15,7 +15,7 @@ investigate, huddle, flee; see mouse_model.py) whose body follows as a chain (mo
 Groups: three mice are one subject and give four recordings; every third group is for test.
 Recording tasks: strain (by group), lights, experiment_day (0, 1/4 ... 1) and time_of_day (0 to 1) shift habits:
 how often and how long a mouse grooms, rests or runs, how fast bouts are, how quick are steps and scans. Each bout
-varies more than the factors shift it, so that a second tells little and a minute tells much. Body size tells nothing.
+varies about as much as the factors shift it: a second tells something, a minute far more. Body size tells nothing.
 Frame tasks: the nine rules of ethoray.social on the true pose, before tracking errors.
 Tracking errors: jitter, lost keypoints, lost mice, left-right and identity swaps for a few frames; lost is NaN.
 What it is not: evidence about mice. The factors are not biology and the numbers are not MABe's; it serves to test

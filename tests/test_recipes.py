@@ -109,7 +109,7 @@ def test_bodies_keep_their_shape_and_mice_move_at_the_speed_of_mice(simulated):
     length = np.linalg.norm(keypoints[..., 0, :] - keypoints[..., 9, :], axis=-1)
     assert 70 < np.nanmedian(length) < 100
     step = np.linalg.norm(np.diff(keypoints[..., 6, :], axis=1), axis=-1)
-    assert np.nanpercentile(step, 99.5) < 15 and np.nanpercentile(step, 75) > 1.5
+    assert np.nanpercentile(step, 99.5) < 18 and np.nanpercentile(step, 75) > 1.5
 
 
 def test_some_frames_are_lost_and_most_are_not(simulated):
@@ -144,9 +144,9 @@ def strain_accuracy(recordings, frames):
     return np.mean(np.sign(x[~train] @ weights) == y[~train])
 
 
-def test_strain_shows_in_a_minute_and_hardly_in_a_second(simulated):
+def test_strain_shows_far_better_in_a_minute_than_in_a_second(simulated):
     minute, second = strain_accuracy(simulated, 1800), strain_accuracy(simulated, 30)
-    assert minute > 0.8 and second < minute - 0.15
+    assert minute > 0.9 and 1 - minute < (1 - second) / 3
 
 
 @pytest.mark.cluster

@@ -53,6 +53,15 @@ def test_a_window_that_ends_after_the_recording_is_refused():
         future_counts(bins, 30, 32, torch.tensor([20]))
 
 
+def test_frames_in_no_bin_are_not_counted():
+    bins = torch.tensor([0, 1, 4, 2, 4, 0], dtype=torch.uint8)[None, :, None]
+    counts = future_counts(bins, 4, 4)[0, :, 0]
+    assert counts.tolist() == [[0, 1, 2, 2], [1, 1, 2, 2]]
+    # of four frames ahead two are known, one in bin 1 and one in bin 2
+    even = torch.zeros(1, 4)
+    assert emd2(even, counts[:1]).item() == pytest.approx((0.25 - 0) ** 2 + (0.5 - 0.5) ** 2 + (0.75 - 1) ** 2)
+
+
 def test_long_horizons_do_not_overflow():
     bins = torch.zeros((1, 700, 1), dtype=torch.uint8)
     counts = future_counts(bins, 600, 4)
@@ -75,7 +84,7 @@ def test_edges_of_nothing_that_moves_are_still_increasing(values):
 def test_bins_count_the_edges_at_or_below():
     edges = torch.tensor([[0.0, 1.0, 2.0]])
     values = torch.tensor([-5.0, 0.0, 0.5, 1.0, 2.0, 9.0, torch.inf, torch.nan])[:, None]
-    assert digitise(values, edges).flatten().tolist() == [0, 1, 1, 2, 3, 3, 3, 0]
+    assert digitise(values, edges).flatten().tolist() == [0, 1, 1, 2, 3, 3, 3, 4]
 
 
 def reference_emd2(logits, counts, horizon):
@@ -87,18 +96,18 @@ def test_emd_equals_the_definition_and_its_gradient_autograd():
     torch.manual_seed(0)
     logits = torch.randn(7, 5, 32, dtype=torch.float64, requires_grad=True)
     counts = future_counts(torch.randint(0, 32, (1, 37, 5), dtype=torch.uint8), 30, 32)[0]
-    value = emd2(logits, counts, 30)
+    value = emd2(logits, counts)
     (grad,) = torch.autograd.grad(value, logits)
     expected = reference_emd2(logits, counts.double(), 30)
     (expected_grad,) = torch.autograd.grad(expected, logits)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(grad, expected_grad)
-    assert torch.autograd.gradcheck(lambda x: emd2(x, counts[:2, :1], 30), logits[:2, :1].detach().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: emd2(x, counts[:2, :1]), logits[:2, :1].detach().requires_grad_())
 
 
 def test_emd_by_hand():
     # two bins, all mass ahead in bin 1: CDF (0, 1); equal logits predict CDF (.5, 1): .25
-    assert emd2(torch.zeros(1, 2), torch.tensor([[0, 3]], dtype=torch.uint8), 3).item() == pytest.approx(0.25)
+    assert emd2(torch.zeros(1, 2), torch.tensor([[0, 3]], dtype=torch.uint8)).item() == pytest.approx(0.25)
 
 
 def test_a_streamed_head_gives_the_loss_and_gradients_of_the_whole():

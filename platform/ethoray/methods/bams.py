@@ -216,17 +216,18 @@ class BAMSEncoder(Learner):
         """Mean over anchors of the squared earth mover's distance, summed over actions and bins.
 
         ``z`` are (sequence, time, channel), ``bins`` (sequence, time, action), ``valid`` (sequence, time).
-        Anchors with less than ``valid_fraction`` of their horizon tracked do not count.
+        Anchors with less than ``valid_fraction`` of their horizon tracked do not count, and frames that are not
+        tracked are in no histogram.
         """
         seen = F.pad(valid.to(torch.int32).cumsum(1), (1, 0))
         ahead = seen[:, times + 1 + self.horizon] - seen[:, times + 1]
-        chosen = ahead >= self.method.valid_fraction * self.horizon
+        chosen = ahead >= max(self.method.valid_fraction * self.horizon, 1)
         count = chosen.sum()
         counts = future_counts(bins, self.horizon, self.method.bins, times)[chosen]
         rows = torch.cat([z["short"][:, times][chosen], z["long"][:, times][chosen]], -1)
 
         def distance(logits: Tensor, part: slice) -> Tensor:
-            return emd2(logits.unflatten(1, (-1, self.method.bins)), counts[part], self.horizon)
+            return emd2(logits.unflatten(1, (-1, self.method.bins)), counts[part])
 
         if self.training:
             return shared_mean(streamed(self.head, distance, rows), count)

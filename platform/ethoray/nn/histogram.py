@@ -30,15 +30,13 @@ def equal_edges(values: np.ndarray, bins: int, still: float) -> np.ndarray:
 
 
 def digitise(values: Tensor, edges: Tensor) -> Tensor:
-    """Bin of each value: the number of edges at or below it; uint8 (..., quantity), NaN in bin 0.
+    """Bin of each value: the number of edges at or below it; uint8 (..., quantity).
 
-    ``edges`` is (quantity, bins - 1).
+    ``edges`` is (quantity, bins - 1). NaN is in no bin: its number, ``bins``, is one more than the last bin's.
     """
-    columns = [
-        torch.bucketize(values[..., i].nan_to_num(-torch.inf, torch.inf, -torch.inf), edges[i], right=True)
-        for i in range(edges.shape[0])
-    ]
-    return torch.stack(columns, -1).to(torch.uint8)
+    columns = [torch.bucketize(values[..., i].contiguous(), edges[i], right=True) for i in range(edges.shape[0])]
+    bins = torch.stack(columns, -1).masked_fill(values.isnan(), edges.shape[1] + 1)
+    return bins.to(torch.uint8)
 
 
 def future_counts(bins: Tensor, horizon: int, classes: int, times: Tensor | None = None) -> Tensor:
@@ -46,7 +44,8 @@ def future_counts(bins: Tensor, horizon: int, classes: int, times: Tensor | None
 
     From uint8 bins (sequence, time, quantity) to (sequence, anchor, quantity, classes), uint8 (int16 for
     horizons over 255). Anchors are all t with a full window, t = 0 .. time-1-horizon, or ``times``, sorted.
-    Dividing by the horizon gives the cumulative histogram.
+    Frames in no bin are not counted, so the last count is how many were; dividing by it gives the cumulative
+    histogram.
     """
     dtype = torch.uint8 if horizon <= 255 else torch.int16
     sequences, frames, quantities = bins.shape
@@ -58,7 +57,8 @@ def future_counts(bins: Tensor, horizon: int, classes: int, times: Tensor | None
     if last + horizon >= frames:
         raise ValueError(f"the window of {horizon} frames after frame {last} leaves {frames} frames")
     level = torch.arange(classes, device=bins.device)
-    at_or_below = (level[:, None] <= level).to(dtype)  # row q: the cumulative histogram of one frame in bin q
+    # row q: the cumulative histogram of one frame in bin q; the last row is that of a frame in no bin
+    at_or_below = torch.cat([(level[:, None] <= level), torch.zeros_like(level[None], dtype=torch.bool)]).to(dtype)
     out = torch.empty((sequences, len(times), quantities * classes), dtype=dtype, device=bins.device)
     share = 1 if bins.device.type == "cpu" else sequences  # one sequence at a time stays in the cache
     for row in range(0, sequences, share):
@@ -85,22 +85,23 @@ def _window_sums(x: Tensor, width: int) -> Tensor:
         span *= 2
 
 
-def emd2(logits: Tensor, counts: Tensor, horizon: int) -> Tensor:
+def emd2(logits: Tensor, counts: Tensor) -> Tensor:
     """Squared earth mover's distance of softmax(logits) to cumulative counts, summed over everything.
 
-    Both are (..., classes); ``sum_k (CDF_k(counts / horizon) - CDF_k(softmax))^2``, equation 1 of Azabou et
-    al. 2023. The gradient is the closed form, computed with the loss.
+    Both are (..., classes); ``sum_k (CDF_k(counts) - CDF_k(softmax))^2``, equation 1 of Azabou et al. 2023, where the
+    last count is the number of frames and must not be 0. The gradient is the closed form, computed with the loss.
     """
-    return _EMD2.apply(logits, counts, horizon)
+    return _EMD2.apply(logits, counts)
 
 
 class _EMD2(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, counts: Tensor, horizon: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, logits: Tensor, counts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         classes = logits.shape[-1]
         upper = torch.ones(classes, classes, device=logits.device, dtype=logits.dtype).triu_()
         p = torch.softmax(logits, -1).view(-1, classes)
-        gap = torch.addmm(counts.reshape(-1, classes).to(p.dtype), p, upper, beta=-1 / horizon)
+        target = counts.reshape(-1, classes).to(p.dtype)
+        gap = torch.addmm(target.div_(target[:, -1:].clone()), p, upper, beta=-1)
         # dL/dp_j = 2 sum_{k >= j} gap_k; through the softmax: p * (g - <p, g>)
         g = gap @ upper.T
         grad = (g - (p * g).sum(-1, keepdim=True)).mul_(p).mul_(2)
@@ -108,9 +109,9 @@ class _EMD2(torch.autograd.Function):
         return torch.linalg.vector_norm(gap).square()
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (grad,) = ctx.saved_tensors
-        return grad * upstream, None, None
+        return grad * upstream, None
 
 
 def streamed(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], rows: Tensor, chunk: int = 2048) -> Tensor:
