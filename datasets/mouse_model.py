@@ -58,21 +58,21 @@ def traits(factors: Factors, rng: np.random.Generator) -> Traits:
     noise = shared + own
     weights, seconds = np.tile(np.log(WEIGHT), (MICE, 1)), np.tile(np.log(SECONDS), (MICE, 1))
     weights[:, GROOM] += 1.00 * strain + noise[:, 0]
-    weights[:, REST] += 0.55 * lights + noise[:, 1]
+    weights[:, REST] += 0.80 * lights + noise[:, 1]
     weights[:, RUN] += -1.60 * day + noise[:, 2]
     weights[:, REAR] += -1.00 * day + noise[:, 3]
-    weights[:, WALK] += 0.40 * time + noise[:, 12]
+    weights[:, WALK] += 0.90 * time + noise[:, 12]
     weights[:, APPROACH] += -0.15 * strain + noise[:, 4]
     weights[:, WATCH] += 0.55 * lights + noise[:, 5]
     seconds[:, GROOM] += 0.50 * strain + noise[:, 6]
-    seconds[:, WALK] += 0.20 * strain - 0.20 * lights + noise[:, 7]
-    seconds[:, REST] += 0.50 * lights + noise[:, 8]
+    seconds[:, WALK] += 0.20 * strain + 0.45 * time + noise[:, 7]
+    seconds[:, REST] += 0.60 * lights + noise[:, 8]
     return Traits(
         weights=np.exp(weights),
         seconds=np.exp(seconds),
-        pace=-0.10 * lights - 0.35 * day + 0.4 * noise[:, 9],
+        pace=0.12 * time - 0.35 * day + 0.4 * noise[:, 9],
         gait=0.30 * time + 0.2 * noise[:, 10],
-        scan=0.90 * time - 0.15 * strain + 0.4 * noise[:, 11],
+        scan=0.40 * time - 0.15 * strain + 0.4 * noise[:, 11],
         size=np.exp(rng.normal(0, 0.04, MICE)),
         sides=rng.normal(0, 0.01, MICE),
     )
