@@ -56,6 +56,20 @@ def test_seeds_share_a_row_and_settings_do_not(tmp_path):
     assert all(row["notes"] == "" for row in table.rows)
 
 
+def test_methods_with_other_settings_and_spaces_meet(tmp_path):
+    bams = [run_folder(tmp_path, f"b{s}", s, {"strain/long": 0.7, "strain/all": 0.8}) for s in range(3)]
+    pca = [run_folder(tmp_path, f"p{s}", s, {"strain/pca": 0.6}) for s in range(3)]
+    for folder in pca:
+        document = json.loads((folder / "experiment.json").read_text())
+        document["method"] = {"name": "pca", "components": 20}
+        (folder / "experiment.json").write_text(json.dumps(document))
+    table = leaderboard(collect([*pca, *bams]))
+    assert table.settings == ()
+    assert [(row["method"], row["seeds"]) for row in table.rows] == [("bams", 3), ("pca", 3)]
+    assert [row["cells"]["strain/all"].value for row in table.rows] == pytest.approx([0.8, 0.6])
+    assert "nan" not in table.markdown()
+
+
 def test_less_error_ranks_first(tmp_path):
     low = run_folder(tmp_path, "a", 0, {"pose/long": 0.1}, kernel=3)
     high = run_folder(tmp_path, "b", 0, {"pose/long": 0.9}, kernel=5)

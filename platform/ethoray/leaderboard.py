@@ -148,14 +148,20 @@ class Leaderboard:
 
 
 def leaderboard(scores: pd.DataFrame) -> Leaderboard:
-    """Rank what ``collect`` gave; runs that differ in nothing but the seed share a row."""
+    """Rank what ``collect`` gave; runs that differ in nothing but the seed share a row.
+
+    Where methods meet, the one space of a method that has no more stands beside "all" of the others.
+    """
     if scores.empty:
         return Leaderboard((), (), ())
+    if scores["method"].nunique() > 1:
+        scores = _comparable(scores)
     settings = [name for name in scores.columns if name.partition(".")[0] in _PARTS and "." in name]
-    identity = scores[["method", *settings]].astype(str).agg("\x1f".join, axis=1)
+    worded = scores[["method", *settings]].map(str)  # a setting that a method does not have is "nan"
+    identity = worded.agg("\x1f".join, axis=1)
     names = tuple(dict.fromkeys(scores["score"]))
     better = {n: -1 if m == "mse" else 1 for n, m in zip(scores["score"], scores["metric"], strict=True)}
-    differing = tuple(name for name in settings if scores[name].astype(str).nunique() > 1)
+    differing = tuple(name for name in settings if worded.groupby("method")[name].nunique().max() > 1)
     rows = [_row(group, settings, names) for _, group in scores.groupby(identity.to_numpy(), sort=False)]
     for name in names:
         worth = pd.Series({i: better[name] * r["cells"][name].value for i, r in enumerate(rows) if name in r["cells"]})
@@ -165,6 +171,12 @@ def leaderboard(scores: pd.DataFrame) -> Leaderboard:
         row["rank"] = float(np.mean(list(row["place"].values()))) if row["place"] else np.nan
     rows.sort(key=lambda row: (np.isnan(row["rank"]), row["rank"]))
     return Leaderboard(differing, names, tuple(rows))
+
+
+def _comparable(scores: pd.DataFrame) -> pd.DataFrame:
+    alone = scores.groupby("method")["space"].transform("nunique") == 1
+    named = scores["score"].where(~alone, scores["task"] + "/all")
+    return scores.assign(score=named, space=scores["space"].where(~alone, "all"))
 
 
 def _row(group: pd.DataFrame, settings: list[str], names: tuple[str, ...]) -> dict[str, Any]:
@@ -203,7 +215,9 @@ def _cell(text: str, width: int) -> str:
 
 
 def _listed(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "" if isinstance(value, float) and np.isnan(value) else str(value)
 
 
 def _inert(value: Any) -> Any:
