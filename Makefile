@@ -22,9 +22,8 @@ help:
 # The demo stays inside this folder, whatever the environment says.
 demo: export ETHORAY_STORE := $(CURDIR)/store
 demo: export ETHORAY_RUNS := $(CURDIR)/runs
-demo: unexport MLFLOW_TRACKING_URI
 demo: $(READY) store/$(DEMO)/manifest.json
-	$(BIN)/python sweeps/bams_dilation.py --dataset $(DEMO) --seeds 0 1 --steps 40
+	env -u MLFLOW_TRACKING_URI $(BIN)/python sweeps/bams_dilation.py --dataset $(DEMO) --seeds 0 1 --steps 40
 	echo
 	echo "Browse the runs in MLflow:"
 	echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000"
