@@ -91,7 +91,7 @@ class BAMS(Method):
             "dropout": 0.0,
             "head": (128, 128),
             "anchor_stride": 10,
-            "alpha": 2.0,
+            "alpha": 1.0,
             "lr": 3e-3,
             "lr_drop_at": 0.8,
         },
