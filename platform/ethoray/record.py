@@ -102,7 +102,7 @@ def load(folder: Path) -> tuple[Experiment, Spec]:
     """The experiment of a run folder and what its encoder was built for."""
     try:
         document = json.loads((folder / "experiment.json").read_text())
-        spec = {**document["spec"], "skeleton": _skeleton(document["spec"]["skeleton"])}
+        spec = {**document["spec"], "skeleton": Skeleton.from_json(document["spec"]["skeleton"])}
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise RecordError(f"{folder}: holds no experiment that can be read ({error})") from error
     return from_json(document), Spec(**spec)
@@ -247,11 +247,6 @@ def _fields(config: Any) -> dict[str, Any]:
 def _rebuild(kind: type, document: Mapping[str, Any]) -> Any:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k != "name"}
     return kind(**values)
-
-
-def _skeleton(document: Mapping[str, Any]) -> Skeleton:
-    bones = tuple((int(a), int(b)) for a, b in document["bones"])
-    return Skeleton(tuple(document["keypoints"]), bones, document["front"], document["back"])
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

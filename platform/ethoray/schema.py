@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,6 +69,12 @@ class Skeleton:
         for end in (self.front, self.back):
             if end is not None:
                 self.index(end)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Skeleton:
+        """The skeleton whose ``dataclasses.asdict`` went through JSON, which turns tuples into lists."""
+        bones = tuple((a, b) for a, b in document["bones"])
+        return cls(tuple(document["keypoints"]), bones, document["front"], document["back"])
 
     def index(self, keypoint: str) -> int:
         """The position of a keypoint by name; KeyError-free: raises SchemaError naming what exists."""

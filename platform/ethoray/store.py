@@ -221,8 +221,6 @@ def prepare(
 
 def _dataset(uri: str, document: dict[str, Any]) -> Dataset:
     card = document["card"]
-    skeleton = card["skeleton"]
-    skeleton |= {"keypoints": tuple(skeleton["keypoints"]), "bones": tuple(map(tuple, skeleton["bones"]))}
     tasks = tuple(Task(**(t | {"classes": tuple(t["classes"])})) for t in card["tasks"])
     shards = tuple(Shard(*row) for row in document["shards"])
     entries = tuple(
@@ -239,7 +237,7 @@ def _dataset(uri: str, document: dict[str, Any]) -> Dataset:
     digest = hashlib.sha256(_json(document["card"]))
     for shard in shards:
         digest.update(shard.sha256.encode())
-    parts = {"skeleton": Skeleton(**skeleton), "tasks": tasks, "notes": tuple(card["notes"])}
+    parts = {"skeleton": Skeleton.from_json(card["skeleton"]), "tasks": tasks, "notes": tuple(card["notes"])}
     return Dataset(uri, Card(**card | parts), entries, shards, digest.hexdigest())
 
 
