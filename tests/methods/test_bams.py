@@ -99,6 +99,17 @@ def test_terms_add_up_with_alpha_and_interaction():
     assert set(build(animals=1).loss(mice(1, animals=1))) == {"loss", "histogram", "short", "long"}
 
 
+def test_the_head_sees_one_space_alone_as_often_as_told():
+    encoder = build(alone=0.5)
+    torch.manual_seed(0)
+    seen = encoder.company(4000)
+    assert ((seen["short"] + seen["long"]) >= 1).all()
+    assert seen["short"].mean().item() == pytest.approx(0.75, abs=0.03)
+    assert seen["long"].mean().item() == pytest.approx(0.75, abs=0.03)
+    assert all((part == 1).all() for part in encoder.eval().company(3).values())
+    assert all((part == 1).all() for part in build().train().company(3).values())
+
+
 def test_strides_over_all_phases_average_to_the_exact_loss():
     encoder = build().eval()
     z = {name: torch.randn(3, 300, 32) for name in ("short", "long")}

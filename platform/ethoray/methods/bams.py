@@ -43,6 +43,7 @@ class BAMS(Method):
     short_channels, short_dilation, long_channels, long_dilation, kernel: block i of a network has dilation
         ``dilation ** i``; receptive fields of the defaults are 61 and 1365 frames.
     horizon: how far ahead the histogram of actions looks.
+    alone: share of sequences predicted from one space alone, half from each (our choice; the paper shows both).
     bins, still: bins of a histogram; actions with ``|y| <= still`` do not count when the bins are placed.
     warmup: time after a window's start before predictions count.
     valid_fraction: of the frames ahead that must be tracked for a prediction to count.
@@ -65,6 +66,7 @@ class BAMS(Method):
     kernel: int = 3
     dropout: float = 0.2
     head: tuple[int, ...] = (256, 512, 512, 512)
+    alone: float = 0.0
     horizon: float = 1.0
     bins: int = 32
     still: float = 0.1
@@ -90,6 +92,7 @@ class BAMS(Method):
             "long_channels": (32, 32, 32, 32, 32),
             "dropout": 0.0,
             "head": (128, 128),
+            "alone": 0.5,
             "anchor_stride": 10,
             "alpha": 1.0,
             "lr": 3e-3,
@@ -219,12 +222,13 @@ class BAMSEncoder(Learner):
         Anchors with less than ``valid_fraction`` of their horizon tracked do not count, and frames that are not
         tracked are in no histogram.
         """
-        seen = F.pad(valid.to(torch.int32).cumsum(1), (1, 0))
-        ahead = seen[:, times + 1 + self.horizon] - seen[:, times + 1]
+        tracked = F.pad(valid.to(torch.int32).cumsum(1), (1, 0))
+        ahead = tracked[:, times + 1 + self.horizon] - tracked[:, times + 1]
         chosen = ahead >= max(self.method.valid_fraction * self.horizon, 1)
         count = chosen.sum()
         counts = future_counts(bins, self.horizon, self.method.bins, times)[chosen]
-        rows = torch.cat([z["short"][:, times][chosen], z["long"][:, times][chosen]], -1)
+        seen = self.company(len(valid))
+        rows = torch.cat([(seen[space] * z[space][:, times])[chosen] for space in ("short", "long")], -1)
 
         def distance(logits: Tensor, part: slice) -> Tensor:
             return emd2(logits.unflatten(1, (-1, self.method.bins)), counts[part])
@@ -232,6 +236,11 @@ class BAMSEncoder(Learner):
         if self.training:
             return shared_mean(streamed(self.head, distance, rows), count)
         return shared_mean(distance(self.head(rows), slice(None)), count)
+
+    def company(self, sequences: int) -> dict[str, Tensor]:
+        """What the head sees of each space, (sequence, 1, 1): 1, or 0 where the other one is alone."""
+        u, half = rand_rows(sequences, 1, 1, device=self.scale.device), self.method.alone / 2 * self.training
+        return {"short": (u >= half).float(), "long": ((u < half) | (u >= 2 * half)).float()}
 
     def bootstrap_loss(self, space: str, z: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         """2 (1 - cosine) between a prediction from one moment and another moment of the same animal."""
