@@ -86,6 +86,7 @@ def test_the_package_offers_three_names():
         (["train", "toy", "pca", "--set", "components"], "write field=value"),
         (["train", "toy", "pca", "--seconds", "-1"], "positive length"),
         (["train", "toy", "pca", "--steps", "0"], "steps must be at least 1"),
+        (["train", "toy", "pca", "--precision", "half"], "precision is float32 or bfloat16, not 'half'"),
         (["score", "abc"], "no run in"),
         (["report"], "no dataset with finished runs"),
         (["ui"], "nothing was tracked yet"),
@@ -216,3 +217,13 @@ def test_an_encoder_refuses_another_skeleton(shelf, untracked, tmp_path, capsys)
     assert status("prepare", str(track), "--fps", "20", "--out", "cage") == 0
     assert status("score", str(scores.parent), "cage") == 2
     assert "tailbase" in capsys.readouterr().err
+
+
+def test_precision_and_compiling_reach_the_experiment(shelf, untracked, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda experiment, folder, workers: asked.append(experiment))
+    monkeypatch.setattr(wording, "scores", lambda folder: [])
+    assert status("train", "toy", *PCA) == 0
+    assert status("train", "toy", *PCA, "--precision", "bfloat16", "--compiled") == 0
+    assert [(e.budget.precision, e.budget.compile) for e in asked] == [("float32", False), ("bfloat16", True)]
+    assert [e.budget.steps for e in asked] == [4, 4]

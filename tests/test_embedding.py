@@ -175,3 +175,56 @@ def test_a_space_may_not_take_the_name_of_a_column(tmp_path, encoder):
     clash = dataclasses.replace(embedded, spaces={"time": embedded.spaces["near"]})
     with pytest.raises(EmbeddingError, match="may not be called 'time'"):
         list(write([clash], tmp_path / "e"))
+
+
+class Coded(Convolved):
+    """Two codes an animal: the signs of the first two features of "near", whatever the group."""
+
+    def codewords(self, spaces):
+        return (spaces["near"][..., :2] > 0).long()
+
+
+def test_codewords_come_in_chunks_and_only_for_animals_that_are_there(tmp_path):
+    torch.manual_seed(0)
+    encoder = Coded()
+    dataset = store(tmp_path / "d", (41, 2), (7, 3))
+    whole = list(embed(encoder, dataset, dataset.entries))
+    chunked = list(embed(encoder, dataset, dataset.entries, chunk=9))
+    assert [e.codes.shape for e in whole] == [(41, 2, 2), (7, 3, 2)] and whole[0].codes.dtype == np.int32
+    assert set(np.unique(whole[0].codes)) == {0, 1}
+    for one, other in zip(whole, chunked, strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_codes_are_a_column_of_their_own(tmp_path):
+    torch.manual_seed(0)
+    encoder = Coded()
+    dataset = store(tmp_path / "d", (23, 2), (1, 3))
+    embedded = list(write(embed(encoder, dataset, dataset.entries), tmp_path / "e"))
+    table = read(tmp_path / "e")
+    assert table.column_names == ["recording", "split", "frame", "time", "near", "wide", "all", "codes"]
+    assert table.schema.field("codes").type.value_type == pa.int32()
+    expected = [row for e in embedded for row in e.codes[::5].reshape(-1, e.codes[0].size).tolist()]
+    assert table["codes"].to_pylist() == expected
+    assert [len(row) for row in expected] == [4] * 5 + [6]
+
+
+def test_an_encoder_without_codebook_has_no_codes(tmp_path, encoder):
+    dataset = store(tmp_path / "d", (20, 2))
+    (embedded,) = write(embed(encoder, dataset, dataset.entries), tmp_path / "e")
+    assert embedded.codes is None and "codes" not in read(tmp_path / "e").column_names
+
+
+def test_codewords_of_another_shape_are_refused(tmp_path, encoder, monkeypatch):
+    dataset = store(tmp_path / "d", (20, 2))
+    monkeypatch.setattr(Convolved, "codewords", lambda self, spaces: torch.zeros(1, 20, 3, 2), raising=False)
+    with pytest.raises(EmbeddingError, match=r"recording 'r0': codewords are \(1, 20, 3, 2\)"):
+        list(embed(encoder, dataset, dataset.entries))
+
+
+def test_a_space_may_not_be_called_codes(tmp_path, encoder):
+    dataset = store(tmp_path / "d", (5, 1))
+    (embedded,) = embed(encoder, dataset, dataset.entries)
+    clash = dataclasses.replace(embedded, spaces={"codes": embedded.spaces["near"]})
+    with pytest.raises(EmbeddingError, match="may not be called 'codes'"):
+        list(write([clash], tmp_path / "e"))

@@ -8,13 +8,13 @@ import pytest
 from ethoray.leaderboard import collect, combine, leaderboard
 
 
-def run_folder(root, key, seed, scores, *, kernel=3, dirty=False, intervals=None):
+def run_folder(root, key, seed, scores, *, kernel=3, dirty=False, intervals=None, monitors=None, budget=None):
     folder = root / key
     folder.mkdir(parents=True)
     document = {
         "method": {"name": "bams", "kernel": kernel, "long_channels": [64, 32]},
         "data": {"dataset": "/somewhere", "seconds": 60.0},
-        "budget": {"steps": 10},
+        "budget": {"steps": 10, **(budget or {})},
         "seed": seed,
     }
     tasks = {n: {"task": n.split("/")[0], "space": n.split("/")[1], "metric": "f1"} for n in scores}
@@ -23,9 +23,10 @@ def run_folder(root, key, seed, scores, *, kernel=3, dirty=False, intervals=None
     intervals = intervals or {n: [v - 0.05, v + 0.05] for n, v in scores.items()}
     (folder / "experiment.json").write_text(json.dumps(document))
     (folder / "provenance.json").write_text(json.dumps({"commit": "c0ffee", "dirty": dirty}))
-    (folder / "scores.json").write_text(
-        json.dumps({"scores": scores, "intervals": intervals, "tasks": tasks, "cost": {"train_seconds": 1}})
-    )
+    told = {"scores": scores, "intervals": intervals, "tasks": tasks, "cost": {"train_seconds": 1}}
+    if monitors is not None:
+        told["monitors"] = monitors
+    (folder / "scores.json").write_text(json.dumps(told))
     return folder
 
 
@@ -104,3 +105,56 @@ def test_a_spreadsheet_cannot_be_made_to_run_a_cell(tmp_path):
     document["method"]["name"] = "=1+1"
     (folder / "experiment.json").write_text(json.dumps(document))
     assert "'=1+1" in leaderboard(collect([folder])).csv()
+
+
+def lines(markdown: str) -> dict[str, list[str]]:
+    """The cells of every line of a table by its first."""
+    cells = [[c.strip() for c in line.strip("|\n ").split("|")] for line in markdown.splitlines()]
+    return {first: rest for first, *rest in cells}
+
+
+def test_monitors_are_averaged_over_seeds_and_stand_above_the_scores(tmp_path):
+    folders = [
+        run_folder(
+            tmp_path, f"a{seed}", seed, {"strain/short": 0.5, "strain/long": 0.6},
+            monitors={"short/rank": 4.0 + seed, "long/rank": 10.0, "gradient_norm": 1.0 + seed},
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    board = leaderboard(collect(folders))
+    table = lines(board.markdown())
+    assert table["rank"] == ["short 5, long 10"] and table["gradient norm"] == ["2"]
+    assert list(table).index("rank") < list(table).index("strain/long")
+    (row,) = board.frame().to_dict("records")
+    assert row["monitor short/rank"] == 5 and row["monitor long/rank"] == 10 and row["monitor gradient_norm"] == 2
+    assert "monitor short/rank" in board.csv().splitlines()[0]
+
+
+def test_runs_with_and_without_monitors_stand_side_by_side(tmp_path):
+    watched = run_folder(tmp_path, "a", 0, {"strain/long": 0.6}, monitors={"long/rank": 3.25})
+    before = run_folder(tmp_path, "b", 0, {"strain/long": 0.5}, kernel=5)
+    board = leaderboard(collect([watched, before]))
+    assert lines(board.markdown())["rank"] == ["long 3.25", "–"]
+    assert [row["monitors"] for row in board.rows] == [{"long/rank": 3.25}, {}]
+    alone = leaderboard(collect([before]))
+    assert "rank" not in lines(alone.markdown()) and not any("monitor" in c for c in alone.frame().columns)
+
+
+def test_a_monitor_that_one_seed_lacks_is_the_mean_of_the_others(tmp_path):
+    seeds = ({"z/rank": 2.0}, {}, {"z/rank": 4.0})
+    folders = [run_folder(tmp_path, f"a{i}", i, {"strain/z": 0.5}, monitors=m) for i, m in enumerate(seeds)]
+    (row,) = leaderboard(collect(folders)).rows
+    assert row["seeds"] == 3 and row["monitors"] == {"z/rank": 3.0}
+
+
+def test_runs_from_before_precision_was_a_choice_share_a_row_with_those_after(tmp_path):
+    old = run_folder(tmp_path, "a", 0, {"strain/long": 0.5})
+    new = run_folder(
+        tmp_path, "b", 1, {"strain/long": 0.6}, budget={"precision": "float32", "compile": True}, monitors={}
+    )
+    (row,) = leaderboard(collect([old, new])).rows
+    assert row["seeds"] == 2
+    half = run_folder(tmp_path, "c", 0, {"strain/long": 0.4}, budget={"precision": "bfloat16"})
+    board = leaderboard(collect([old, new, half]))
+    assert board.settings == ("budget.precision",) and len(board.rows) == 2
+    assert lines(board.markdown())["precision"] == ["float32", "bfloat16"]

@@ -7,9 +7,10 @@ import torch
 from ethoray import record, store
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment, run
-from ethoray.learning import Budget
+from ethoray.learning import Budget, Progress
 from ethoray.methods.bams import BAMS
 from ethoray.methods.pca import PCA
+from ethoray.probes import Score
 from ethoray.probes.linear import Linear
 from ethoray.testing import toy_dataset
 
@@ -125,3 +126,44 @@ def test_provenance_names_code_packages_machine_and_data(dataset):
     assert found["dataset"]["key"] == dataset.key and found["packages"]["torch"]
     assert {"commit", "dirty", "command", "python", "host", "started"} <= set(found)
     assert store.open(dataset.uri).key == dataset.key
+
+
+def test_the_key_follows_the_precision_and_not_whether_the_loss_is_compiled(experiment, dataset):
+    key = record.key(experiment, dataset)
+    same = [Budget(steps=4, compile=True), Budget(steps=4, precision="float32")]
+    assert {record.key(replace(experiment, budget=budget), dataset) for budget in same} == {key}
+    assert record.key(replace(experiment, budget=Budget(steps=4, precision="bfloat16")), dataset) != key
+
+
+def test_a_record_from_before_precision_was_a_choice_can_be_read(experiment, dataset, tmp_path):
+    record.begin(tmp_path, experiment, dataset)
+    path = tmp_path / "experiment.json"
+    document = json.loads(path.read_text())
+    for name in ("precision", "compile"):
+        del document["budget"][name]
+    path.write_text(json.dumps(document))
+    old, _ = record.load(tmp_path)
+    assert old == experiment and record.key(old, dataset) == document["key"]
+    record.begin(tmp_path, experiment, dataset)  # and goes on in its folder
+
+
+def test_scores_keep_the_last_look_at_every_monitor(tmp_path):
+    looks = [
+        {"loss": 3.0, "gradient_norm": 9.0},
+        {"loss": 2.0, "gradient_norm": 8.0, "monitor/short/rank": 4.0, "monitor/perplexity": 7.0},
+        {"loss": 1.0, "gradient_norm": 7.0, "monitor/short/rank": 5.0},
+        {"loss": 0.5, "gradient_norm": 6.0},
+    ]
+    diary = record.Diary(tmp_path, 0)
+    for step, metrics in enumerate(looks, start=1):
+        diary.write(Progress(step, 4, metrics, float(step), False, dict))
+    score = Score("strain", "short", "f1", 0.5, 0.4, 0.6, 3)
+    record.finish(tmp_path, [score], parameters=1)
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["monitors"] == {"short/rank": 5.0, "perplexity": 7.0, "gradient_norm": 6.0}
+    assert document["cost"]["steps"] == 4
+
+
+def test_a_run_without_a_pause_has_no_monitors(tmp_path):
+    record.finish(tmp_path, [], parameters=0)
+    assert json.loads((tmp_path / "scores.json").read_text())["monitors"] == {}

@@ -21,7 +21,7 @@ from ethoray.schema import Card, Skeleton, Task
 from ethoray.sweep import Flags, Sweep, SweepError
 from ethoray.sweep.flags import home, parse, runs
 from ethoray.sweep.proposals import Proposals, Question, grid, open_journal, settle
-from ethoray.sweep.trial import measure, resolve
+from ethoray.sweep.trial import matches, measure, resolve
 
 SCRIPT = '''"""Does the toy learn?"""
 import os, time
@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import torch
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment
-from ethoray.learning import Budget, Progress, encoder_state
+from ethoray.learning import Budget, Progress
+from ethoray.state import encoder_state
 from ethoray.methods.raw import Raw, RawEncoder
 from ethoray.probes.linear import Linear
 from ethoray.sweep import Sweep
@@ -227,6 +228,22 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "6 trials of 400 steps" in said and "features=auto seed=2" in said and "memory:" in said and "time:" in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("smoke_trials", "typed", "runs_"), [(2, None, 2), (5, None, 5), (5, 3, 3), (5, 6, 5)])
+def test_smoke_runs_two_steps_of_as_many_trials_as_the_sweep_says(smoke_trials, typed, runs_, toy, tmp_path, capsys):
+    sweep = Sweep("letters", candidate, metric="running/raw", dataset=toy.uri, smoke_trials=smoke_trials)
+    sweep.run(dry_run=True, smoke=True, trials=typed, storage=str(tmp_path / "runs"))
+    assert f"letters-smoke: {runs_} trials of 2 steps" in capsys.readouterr().out
+
+
+def test_all_of_a_method_with_one_space_is_that_space():
+    one, two = {"a/z": 0.5, "b/z": 0.7, "a/z@5.0": 0.0}, {"a/all": 0.4, "b/all": 0.6, "a/short": 0.9, "b/short": 0.9}
+    assert matches(one, "*/all") == ["a/z", "b/z"] and matches(one, "a/all,b/all") == ["a/z", "b/z"]
+    assert measure(one, "a/all,b/all") == pytest.approx(0.6)
+    assert measure(two, "*/all") == pytest.approx(0.5)
+    assert matches(one, "*/short") == []
+    assert matches({"a/short": 0.5, "a/long": 0.5}, "*/all") == []
 
 
 @pytest.mark.slow

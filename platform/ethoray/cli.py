@@ -100,6 +100,8 @@ def train(
     seeds: tuple[int, ...] = (0,),
     split: str = "train",
     workers: int = 1,
+    precision: str | None = None,
+    compiled: Switch = False,
     storage: Path | None = None,
 ) -> None:
     """Train a method on a dataset, embed it and score it, once for every seed.
@@ -117,6 +119,8 @@ def train(
         seeds: one run each.
         split: which recordings to train on.
         workers: processes that share each batch; more than one starts Ray Train.
+        precision: float32, or bfloat16 for mixed precision.
+        compiled: let torch.compile make one program of the loss.
         storage: folder of the runs ($ETHORAY_RUNS or runs/).
     """
     from ethoray import record, store, wording
@@ -129,7 +133,7 @@ def train(
     place = _runs(storage)
     mirror = Mirror(opened.card.name, place)
     windows = Windows(opened.uri, split=split, **_given(seconds=seconds, batch_size=batch_size))
-    budget = wording.budget(steps)
+    budget = wording.budget(**_given(steps=steps, precision=precision, compile=compiled or None))
     chosen = wording.configure(method, preset, settings)
     folders = []
     for seed in seeds:
@@ -230,14 +234,7 @@ def ui(port: int = 5000, storage: Path | None = None) -> None:
     subprocess.run([*command, "--backend-store-uri", uri or f"sqlite:///{database}"], check=True)
 
 
-VERBS: dict[str, Callable[..., None]] = {
-    "prepare": prepare,
-    "train": train,
-    "embed": embed,
-    "score": score,
-    "report": report,
-    "ui": ui,
-}
+VERBS: dict[str, Callable[..., None]] = {v.__name__: v for v in (prepare, train, embed, score, report, ui)}
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from ethoray.learning import Encoder
 from ethoray.store import Dataset, Entry
 
 ALL = "all"
+CODES = "codes"
 PART_BYTES = 32 * 2**20
 _FIXED = {"recording": pa.string(), "split": pa.string(), "frame": pa.int64(), "time": pa.float64()}
 
@@ -38,10 +39,13 @@ class Embedding:
     entry: the recording.
     spaces: by name, float32 (time, feature), finite; an encoder of several spaces has "all" besides, the
         features of every space side by side.
+    codes: int32 (time, individual, group), the codeword of each animal, -1 where an animal is not there; None when
+        the encoder has no codebook.
     """
 
     entry: Entry
     spaces: dict[str, np.ndarray]
+    codes: np.ndarray | None = None
 
 
 def pool(z: Tensor, mask: Tensor) -> Tensor:
@@ -49,9 +53,10 @@ def pool(z: Tensor, mask: Tensor) -> Tensor:
 
     ``z`` is (time, individual, feature), ``mask`` (time, individual) says who is there; the result is
     (time, 2 * feature), as in BAMS (Azabou et al. 2023). Absent individuals do not count and a frame
-    with nobody is zero. One individual alone has no range: its features are returned as they are.
+    with nobody is zero. One individual alone has no range, nor has an embedding of the group, (time, 1, feature):
+    their features are returned as they are.
     """
-    there = mask.unsqueeze(-1)
+    there = (mask if z.shape[1] == mask.shape[1] else mask.any(1, keepdim=True)).unsqueeze(-1)
     total = z.masked_fill(~there, 0).sum(1)
     if z.shape[1] == 1:
         return total
@@ -64,19 +69,22 @@ def pool(z: Tensor, mask: Tensor) -> Tensor:
 def embed(encoder: Encoder, dataset: Dataset, entries: Iterable[Entry], *, chunk: int = 4096) -> Iterator[Embedding]:
     """Embed recordings one by one, ``chunk`` frames at a time, on the encoder's device.
 
-    Each chunk is read with ``encoder.past`` and ``encoder.future`` frames of context, so the result does not
-    depend on ``chunk``. The encoder is left in evaluation mode. Raises EmbeddingError naming recording and
-    space when an embedding is not finite.
+    Each chunk is read with ``encoder.past`` and ``encoder.future`` frames of context and begins at a multiple of
+    ``encoder.hop``, so the result does not depend on ``chunk``. The encoder is left in evaluation mode. Raises
+    EmbeddingError naming recording and space when an embedding is not finite.
     """
     if chunk < 1:
         raise ValueError(f"embed needs chunks of at least one frame, not {chunk!r}")
     animals = max((len(entry.individuals) for entry in dataset.entries), default=1)
     encoder.eval()
+    chunk = -(-chunk // encoder.hop) * encoder.hop
     for entry in entries:
-        parts = [
+        pieces = [
             _piece(encoder, dataset, entry, animals, first, min(first + chunk, entry.frames))
             for first in range(0, entry.frames, chunk)
         ]
+        parts = [spaces for spaces, _ in pieces]
+        codes = [codes for _, codes in pieces if codes is not None]
         spaces = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for name, values in spaces.items():
             _check_finite(entry, name, values)
@@ -84,27 +92,37 @@ def embed(encoder: Encoder, dataset: Dataset, entries: Iterable[Entry], *, chunk
             if ALL in spaces:
                 raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
             spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
-        yield Embedding(entry, spaces)
+        yield Embedding(entry, spaces, np.concatenate(codes) if codes else None)
 
 
 @torch.no_grad()
 def _piece(
     encoder: Encoder, dataset: Dataset, entry: Entry, animals: int, first: int, last: int
-) -> dict[str, np.ndarray]:
-    """The pooled spaces of frames first..last, each (last - first, feature)."""
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The pooled spaces of frames first..last, each (last - first, feature), and their codewords."""
     start, stop = max(first - encoder.past, 0), min(last + encoder.future, entry.frames)
     window = dataset.keypoints(entry, start, stop)
     batch = collate([window], stop - start, animals, entry.fps).to(encoder.device())
     keep = slice(first - start, last - start)
     pooled = {}
-    for name, z in encoder.embed(batch).items():
-        if z.shape[:3] != batch.mask.shape or z.ndim != 4:
+    spaces = encoder.embed(batch)
+    for name, z in spaces.items():
+        if z.ndim != 4 or z.shape[:2] != batch.mask.shape[:2] or z.shape[2] not in (1, batch.mask.shape[2]):
             raise EmbeddingError(
                 f"recording {entry.name!r}: space {name!r} is {tuple(z.shape)}, it should be "
-                f"{tuple(batch.mask.shape)} and a feature axis"
+                f"{tuple(batch.mask.shape)}, or one place for the whole group, and a feature axis"
             )
         pooled[name] = pool(z[0, keep].float(), batch.mask[0, keep]).cpu().numpy()
-    return pooled
+    words = encoder.codewords(spaces)
+    if words is None:
+        return pooled, None
+    if words.ndim != 4 or words.shape[:3] != batch.mask.shape:
+        raise EmbeddingError(
+            f"recording {entry.name!r}: codewords are {tuple(words.shape)}, they should be "
+            f"{tuple(batch.mask.shape)} and a group axis"
+        )
+    words = words.to(torch.int32).masked_fill(~batch.mask[..., None], -1)
+    return pooled, words[0, keep, : len(entry.individuals)].cpu().numpy()
 
 
 def _check_finite(entry: Entry, space: str, values: np.ndarray) -> None:
@@ -119,8 +137,9 @@ def _check_finite(entry: Entry, space: str, values: np.ndarray) -> None:
 def write(embeddings: Iterable[Embedding], folder: str | Path, *, every: float = 0.5) -> Iterator[Embedding]:
     """Pass embeddings on and keep a frame every ``every`` seconds (0: every frame) as Parquet parts.
 
-    A row is recording, split, frame, time in seconds, and one list of floats a space. Parts of an earlier run
-    in the folder are replaced. What is written is complete once the iterator is exhausted.
+    A row is recording, split, frame, time in seconds, one list of floats a space, and, where there are codewords,
+    the list "codes" of all groups of the first animal, then of the second, and so on. Parts of an earlier run in
+    the folder are replaced. What is written is complete once the iterator is exhausted.
     """
     if not every >= 0:
         raise ValueError(f"every must be a number of seconds, 0 for every frame, not {every!r}")
@@ -153,18 +172,20 @@ def read(folder: str | Path) -> pa.Table:
 
 def _rows(embedding: Embedding, every: float) -> pa.Table:
     entry, spaces = embedding.entry, embedding.spaces
-    clash = set(spaces) & set(_FIXED)
+    clash = set(spaces) & {*_FIXED, CODES}
     if clash:
         raise EmbeddingError(f"recording {entry.name!r}: a space may not be called {sorted(clash)[0]!r}")
     stride = max(1, round(every * entry.fps))
     frames = np.arange(0, entry.frames, stride)
     columns = [[entry.name] * len(frames), [entry.split] * len(frames), frames, frames / entry.fps]
     arrays = [pa.array(c, kind) for c, kind in zip(columns, _FIXED.values(), strict=True)]
-    for values in spaces.values():
+    lists = {name: values.astype(np.float32, copy=False) for name, values in spaces.items()}
+    if embedding.codes is not None:
+        lists[CODES] = embedding.codes.reshape(entry.frames, -1).astype(np.int32, copy=False)
+    for values in lists.values():
         offsets = np.arange(len(frames) + 1, dtype=np.int32) * values.shape[1]
-        flat = np.ascontiguousarray(values[::stride], dtype=np.float32).ravel()
-        arrays.append(pa.ListArray.from_arrays(offsets, flat))
-    return pa.table(arrays, names=[*_FIXED, *spaces])
+        arrays.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values[::stride]).ravel()))
+    return pa.table(arrays, names=[*_FIXED, *lists])
 
 
 def _write_part(tables: list[pa.Table], path: Path) -> None:

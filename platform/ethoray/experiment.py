@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from ethoray import embedding, record, store, stream
 from ethoray.batch import Spec, Stream, Windows
-from ethoray.learning import Budget, Encoder, Method, Progress, load_encoder
+from ethoray.learning import Budget, Encoder, Method, Progress
 from ethoray.probes import Judge, Probe, Score
+from ethoray.state import load_encoder
 
 Log = Callable[[Progress], None]
 

@@ -53,6 +53,37 @@ def score_against(
         return _save(figure, Path(path))
 
 
+def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
+    """Mean score of the runs that share a column's value, one panel a task level and metric; SVG and PNG.
+
+    Of a run with several spaces all of them together are shown. A point averages the panel's tasks within a seed, then
+    seeds; its bar is the 95 % interval of the leaderboard, thin dots are single seeds. Best on top.
+    """
+    several = scores.groupby("key")["space"].transform("nunique") > 1
+    table = scores[~several | (scores["space"] == "all")].assign(level=lambda t: t["level"].fillna(""))
+    panels = list(table.groupby(["level", "metric"], sort=True))
+    with mpl.rc_context(_STYLE):
+        height = 0.9 + 0.26 * table[column].nunique()
+        figure = Figure(figsize=(3.4 * max(len(panels), 1), height), layout="constrained")
+        axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+        for ax, ((level, metric), panel) in zip(axes, panels, strict=False):
+            tasks = panel["task"].nunique()
+            ax.set_title(f"{_TITLES[str(level)]}: {tasks} task{'s' * (tasks > 1)}", loc="left", fontsize=9)
+            seeds = panel.groupby([column, "seed"])[["value", "low", "high"]].mean().reset_index()
+            cells = {x: combine(g["value"], g["low"], g["high"], str(metric)) for x, g in seeds.groupby(column)}
+            order = sorted(cells, key=lambda x: cells[x].value, reverse=metric == "mse")
+            for place, name in enumerate(order):
+                cell, mine = cells[name], seeds[seeds[column] == name]
+                bar = [[cell.value - cell.low], [cell.high - cell.value]]
+                ax.errorbar(cell.value, place, xerr=bar, color=OKABE_ITO[0], marker="o", ms=5, lw=1.5, capsize=2)
+                ax.scatter(mine["value"], [place] * len(mine), color=OKABE_ITO[0], s=7, alpha=0.45, linewidths=0)
+            ax.set_yticks(range(len(order)), [str(name) for name in order])
+            ax.set_xlabel(_worded(str(metric)))
+            ax.grid(axis="x", color="0.9", linewidth=0.6)
+            ax.set_axisbelow(True)
+        return _save(figure, Path(path))
+
+
 def _draw(ax: Axes, panel: pd.DataFrame, spaces: list[str]) -> None:
     for index, space in enumerate(spaces):
         mine = panel[panel["space"] == space]

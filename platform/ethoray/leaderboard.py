@@ -21,14 +21,14 @@ from ethoray.schema import Card
 
 _PARTS = ("method", "data", "budget")
 _RANGE = {"f1": (0.0, 1.0), "macro_recall": (0.0, 1.0), "mse": (0.0, np.inf)}
-_ASIDE = ("data.dataset", "data.stream", "budget.log_every", "budget.save_every", "budget.device")
+_ASIDE = ("data.dataset", "data.stream", "budget.log_every", "budget.save_every", "budget.device", "budget.compile")
 
 
 def collect(folders: Iterable[str | Path], card: Card | None = None) -> pd.DataFrame:
     """Every score of every finished run folder, one row each; unfinished folders are left out.
 
     Columns: key, seed, method, settings (dotted: "method.kernel"), score ("task/space"), task, space, metric,
-    level ("frame" or "recording" when the card is given), value, low, high, train_seconds, commit, dirty.
+    level ("frame" or "recording" when the card is given), value, low, high, train_seconds, monitors, commit, dirty.
     """
     rows = [row for folder in folders for row in _rows(Path(folder), card)]
     return pd.DataFrame(rows)
@@ -45,6 +45,7 @@ def _rows(folder: Path, card: Card | None) -> Iterable[dict[str, Any]]:
         "seed": document["seed"],
         "method": document["method"]["name"],
         "train_seconds": scores.get("cost", {}).get("train_seconds"),
+        "monitors": scores.get("monitors", {}),
         "commit": origin.get("commit"),
         "dirty": origin.get("dirty"),
         **_settings(document),
@@ -68,6 +69,7 @@ def _rows(folder: Path, card: Card | None) -> Iterable[dict[str, Any]]:
 def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
     flat = {f"{part}.{k}": v for part in _PARTS for k, v in document.get(part, {}).items()}
     flat = {name: v for name, v in flat.items() if name != "method.name" and name not in _ASIDE}
+    flat.setdefault("budget.precision", "float32")  # runs from before it was a choice
     return {name: tuple(v) if isinstance(v, list) else v for name, v in flat.items()}
 
 
@@ -106,7 +108,7 @@ class Leaderboard:
     ----------
     settings: names of the settings that differ between rows.
     scores: names of the score columns, "task/space".
-    rows: method, settings, rank, notes, and a ``Cell`` a score.
+    rows: method, settings, rank, notes, a ``Cell`` a score, and the mean of each monitor ("short/rank").
     """
 
     settings: tuple[str, ...]
@@ -132,6 +134,8 @@ class Leaderboard:
         lines.append(["mean place", *(f"{row['rank']:.1f}" for row in self.rows)])
         if any(row["notes"] for row in self.rows):
             lines.append(["note", *(row["notes"] for row in self.rows)])
+        for kind in sorted({name.rpartition("/")[2] for row in self.rows for name in row["monitors"]}):
+            lines.append([kind.replace("_", " "), *(_watched(row["monitors"], kind) for row in self.rows)])
         for score in sorted(self.scores, key=lambda score: score.rpartition("/")[2]):
             lines.append([score, *(_shown(row, score, best[score]) for row in self.rows)])
         widths = [max(len(line[column]) for line in lines if line[0] != "---") for column in range(len(lines[0]))]
@@ -144,6 +148,7 @@ class Leaderboard:
         flat["seeds"] = row["seeds"]
         for score, cell in row["cells"].items():
             flat |= {score: cell.value, f"{score} low": cell.low, f"{score} high": cell.high}
+        flat |= {f"monitor {name}": value for name, value in row["monitors"].items()}
         return {k: str(v) if isinstance(v, tuple) else v for k, v in flat.items()} | {"notes": row["notes"]}
 
 
@@ -199,8 +204,20 @@ def _row(group: pd.DataFrame, settings: list[str], names: tuple[str, ...]) -> di
         "seeds": seeds,
         "cells": cells,
         "place": {},
+        "monitors": _means(group.drop_duplicates("seed")["monitors"]) if "monitors" in group else {},
         "notes": ", ".join(doubts),
     }
+
+
+def _means(each: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    frame = pd.DataFrame(list(each))
+    return {str(name): float(value) for name, value in frame.mean().items()}
+
+
+def _watched(monitors: Mapping[str, float], kind: str) -> str:
+    """The values of one kind, by space where there are several: "short 8.8, long 14"."""
+    mine = {name.rpartition("/")[0]: value for name, value in monitors.items() if name.rpartition("/")[2] == kind}
+    return ", ".join(f"{space} {value:.3g}".strip() for space, value in mine.items()) or "–"
 
 
 def _shown(row: dict[str, Any], score: str, best: float) -> str:

@@ -1,17 +1,16 @@
 """The promise every method keeps, and the one training loop.
 
 A ``Method`` is a frozen dataclass of hyper-parameters; ``build`` answers with an ``Encoder``. ``fit`` yields
-``Progress`` and so leaves logging, saving, probing and pruning to whoever calls it. Stopped anywhere and
-resumed from a saved state, a run on a CPU ends with bit-identical weights: batch n is a pure function of n,
-and everything random in step n is drawn from a generator seeded by (seed, n).
+``Progress`` and so leaves logging, saving, probing and pruning to whoever calls it. Resumed from a saved state, a
+run on a CPU ends with bit-identical weights: batch n is a pure function of n, and so is all randomness of step n.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,74 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ethoray.batch import Batch, Spec, Stream
+from ethoray.budget import Budget, Progress
+from ethoray.monitors import collapse
+from ethoray.state import State, TrainingError, load_encoder
 
-State = dict[str, Tensor]
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on: a loss that is not finite, a checkpoint of another method."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train and how often to pause.
-
-    Attributes
-    ----------
-    steps: optimiser steps; a method that fits in closed form uses them as the number of batches it may see.
-    log_every: steps between two pauses, at which metrics are averaged and yielded.
-    save_every: steps between two checkpoints, rounded up to a pause.
-    device: "cpu", "cuda", or "auto": a GPU when there is one.
-    """
-
-    steps: int = 400
-    log_every: int = 10
-    save_every: int = 50
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"budget: {name} must be at least 1, not {getattr(self, name)!r}")
-
-    def torch_device(self) -> torch.device:
-        """The device to train on; asking for CUDA where there is none raises, nothing falls back silently."""
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise TrainingError("budget asks for cuda and this process sees no GPU; use device='auto' or 'cpu'")
-        return torch.device(name)
-
-    def pauses(self, step: int) -> bool:
-        """Whether fit yields after this many steps."""
-        return step % self.log_every == 0 or step == self.steps
-
-    def saves(self, step: int) -> bool:
-        """Whether the pause after this many steps should write a checkpoint."""
-        crossed = step // self.save_every > (step - self.log_every) // self.save_every
-        return self.pauses(step) and (crossed or step == self.steps)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A pause in training: what the caller may log, save or stop at.
-
-    Attributes
-    ----------
-    step: steps done so far, over all restarts.
-    metrics: loss terms averaged since the last pause, and monitors.
-    seconds: spent training in this process.
-    save: whether the budget asks for a checkpoint now.
-    state: everything needed to go on from here, as named tensors (call it only to save).
-    """
-
-    step: int
-    steps: int
-    metrics: Mapping[str, float]
-    seconds: float
-    save: bool
-    state: Callable[[], State]
+__all__ = ["Budget", "Encoder", "Learner", "Method", "Progress", "State", "TrainingError"]
 
 
 class Method(ABC):
@@ -113,10 +49,13 @@ class Encoder(nn.Module, ABC):
     ----------
     past, future: frames of context before and after a frame that its embedding depends on; embedding a long
         recording in chunks with this much context equals embedding it at once.
+    hop: frames that share a window, for methods that embed window by window; chunks begin at multiples of it,
+        and ``past`` is one.
     """
 
     past: int = 0
     future: int = 0
+    hop: int = 1
 
     @abstractmethod
     def fit(self, stream: Stream, budget: Budget, resume: State | None = None) -> Iterator[Progress]:
@@ -124,7 +63,14 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Named spaces, each (batch, time, individual, feature) float32; finite wherever the mask is True."""
+        """Named spaces, each (batch, time, individual, feature) float32; finite wherever the mask is True.
+
+        A space of the group as a whole has one place on its individual axis.
+        """
+
+    def codewords(self, spaces: Mapping[str, Tensor]) -> Tensor | None:
+        """Codes int32 (batch, time, individual, group) of spaces that ``embed`` gave; None without a codebook."""
+        return None
 
     def device(self) -> torch.device:
         """Where the parameters and buffers are."""
@@ -140,11 +86,13 @@ class Learner(Encoder):
     ----------
     seed: of everything random in training.
     lr, weight_decay: of the optimiser (Adam, decay added to the gradient as in the papers).
+    clip_norm: bound on the norm of the gradient; infinite means none.
     """
 
     seed: int = 0
     lr: float = 1e-3
     weight_decay: float = 0.0
+    clip_norm: float = math.inf
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -156,6 +104,18 @@ class Learner(Encoder):
     def groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser, each with its own "lr"."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of these groups; a method whose paper uses another one answers with that."""
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay, fused=True)
+
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        """What is looked at whenever a checkpoint is due: whether each space has collapsed. Scalars by name."""
+        return {
+            f"monitor/{space}/{name}": value
+            for space, z in self.embed(batch).items()
+            for name, value in collapse(z, batch.mask).items()
+        }
 
     def rate(self, fraction: float) -> float:
         """Factor on every learning rate when this fraction of the budget is spent; constant by default."""
@@ -171,9 +131,13 @@ class Learner(Encoder):
         if resume is None:
             with torch.no_grad():
                 self.calibrate(stream)
-        optimiser = torch.optim.Adam(self.groups(self.lr), weight_decay=self.weight_decay, fused=True)
+        optimiser = self.optimiser(self.groups(self.lr))
         first = 0 if resume is None else _restore(self, optimiser, resume)
         objective = _parallel(_Objective(self), device)
+        if budget.compile:
+            objective = torch.compile(objective)  # type: ignore[assignment]
+        mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
+        weights = [p for group in optimiser.param_groups for p in group["params"]]
         base = [group["lr"] for group in optimiser.param_groups]
         sums: dict[str, Tensor] = {}
         counted, spent = 0, 0.0
@@ -182,12 +146,15 @@ class Learner(Encoder):
             torch.manual_seed(step_seed(self.seed, step))
             for group, lr in zip(optimiser.param_groups, base, strict=True):
                 group["lr"] = lr * self.rate(step / budget.steps)
-            terms = objective(stream(step).to(device))
+            batch = stream(step).to(device)
+            with mixed():
+                terms = objective(batch)
             optimiser.zero_grad(set_to_none=True)
             terms["loss"].backward()
+            norm = nn.utils.clip_grad_norm_(weights, self.clip_norm, foreach=True)
             optimiser.step()
             self.after_step(step)
-            for name, value in terms.items():
+            for name, value in {**terms, "gradient_norm": norm}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
             counted += 1
             done = step + 1
@@ -195,14 +162,24 @@ class Learner(Encoder):
                 spent += time.perf_counter() - started
                 continue
             metrics = _averages(sums, counted)
-            spent += time.perf_counter() - started
             if not np.isfinite(metrics["loss"]):
                 raise TrainingError(f"the loss is {metrics['loss']} at step {done}: {metrics}")
+            if budget.saves(done):
+                metrics |= self._watched(batch, mixed)
+            spent += time.perf_counter() - started
             sums, counted = {}, 0
             state = partial(_state, self, optimiser, done)
             yield Progress(done, budget.steps, metrics, spent, budget.saves(done), state)
             self.train()
         self.eval()
+
+    @torch.no_grad()
+    def _watched(self, batch: Batch, mixed: Callable[[], Any]) -> dict[str, float]:
+        self.eval()
+        with mixed():
+            seen = self.watch(batch)
+        self.train()
+        return {name: float(value) for name, value in seen.items()}
 
 
 class _Objective(nn.Module):
@@ -258,17 +235,3 @@ def _restore(learner: Learner, optimiser: torch.optim.Optimizer, state: State) -
             slots.setdefault(int(index), {})[slot] = value.clone()
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     return int(state["step"])
-
-
-def encoder_state(encoder: Encoder) -> State:
-    """The encoder alone, under the keys a full training state uses for it."""
-    return {f"encoder/{k}": v.detach().clone() for k, v in encoder.state_dict().items()}
-
-
-def load_encoder(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
-    """Put the encoder's part of a saved state into place; raises TrainingError when it is another's."""
-    weights = {k.removeprefix("encoder/"): v for k, v in state.items() if k.startswith("encoder/")}
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TrainingError(f"this checkpoint does not fit {type(encoder).__name__}: {error}") from None

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ethoray.experiment import Experiment
 
 FORMAT = 1
-_NOT_IN_KEY = {"data": ("dataset", "stream"), "budget": ("log_every", "save_every", "device")}
+_NOT_IN_KEY = {"data": ("dataset", "stream"), "budget": ("log_every", "save_every", "device", "compile")}
 _PACKAGES = ("ethoray", "torch", "numpy", "ray", "optuna", "mlflow", "pyarrow", "scikit-learn")
 
 
@@ -77,6 +77,8 @@ def key(experiment: Experiment, dataset: Dataset) -> str:
     for part, names in _NOT_IN_KEY.items():
         for name in names:
             document[part].pop(name, None)
+    if document["budget"]["precision"] == "float32":
+        del document["budget"]["precision"]
     document["data"]["key"] = dataset.key
     document["format"] = FORMAT
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
@@ -129,10 +131,17 @@ def finish(folder: Path, scores: Sequence[Score], *, parameters: int) -> dict[st
             "steps": lines[-1]["step"] if lines else 0,
             "parameters": parameters,
         },
+        "monitors": _monitors(lines),
         "finished": time.time(),
     }
     write_json(folder / "scores.json", document)
     return {s.name: s.value for s in scores}
+
+
+def _monitors(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The last look at each monitor ("short/rank"), and the gradient norm of the last pause."""
+    seen = {name.removeprefix("monitor/"): v for line in lines for name, v in line.items() if name[:8] == "monitor/"}
+    return seen | {name: lines[-1][name] for name in ("gradient_norm",) if lines and name in lines[-1]}
 
 
 def fail(folder: Path, error: BaseException) -> None:

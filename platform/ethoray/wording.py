@@ -50,10 +50,10 @@ def configure(name: str, preset: str | None = None, settings: Sequence[str] = ()
         raise WordingError(f"{name}: {error}") from error
 
 
-def budget(steps: int | None) -> Budget:
-    """The default budget, or one of so many steps."""
+def budget(**given: Any) -> Budget:
+    """The default budget with the given fields; raises WordingError."""
     try:
-        return Budget() if steps is None else Budget(steps=steps)
+        return Budget(**given)
     except ValueError as error:
         raise WordingError(str(error)) from error
 

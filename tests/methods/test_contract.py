@@ -1,10 +1,11 @@
 """Every file of methods/ keeps the contract; a new one is found here without any edit."""
 
 import pytest
+import torch
 
 from ethoray import methods
 from ethoray.learning import Method
-from ethoray.testing import MethodContract
+from ethoray.testing import MethodContract, toy_spec
 
 
 class TestEveryMethod(MethodContract):
@@ -13,4 +14,10 @@ class TestEveryMethod(MethodContract):
         self.name = request.param
 
     def method(self) -> Method:
-        return methods.load(self.name)()
+        kind = methods.load(self.name)
+        return kind(**kind.presets.get("small", {}))
+
+    def test_it_builds_at_full_size(self):
+        with torch.device("meta"):
+            encoder = methods.load(self.name)().build(toy_spec(seconds=60.0, fps=30.0, individuals=3))
+        assert sum(p.numel() for p in encoder.parameters()) >= 0

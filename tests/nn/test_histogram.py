@@ -121,3 +121,43 @@ def test_a_streamed_head_gives_the_loss_and_gradients_of_the_whole():
     torch.testing.assert_close(value, whole)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_histogram_of_nothing_adds_nothing():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 0], [3, 3, 3, 3]])
+    value = emd2(logits, counts)
+    (grad,) = torch.autograd.grad(value, logits)
+    both = emd2(logits[[0, 2]], counts[[0, 2]])
+    torch.testing.assert_close(value, both)
+    assert (grad[1] == 0).all() and (grad[[0, 2]] != 0).any()
+
+
+def test_mixed_precision_keeps_the_distance_in_float32():
+    torch.manual_seed(0)
+    rough = torch.randn(50, 32).bfloat16().requires_grad_()
+    counts = future_counts(torch.randint(0, 32, (1, 80, 1), dtype=torch.uint8), 30, 32)[0, :, 0]
+    exact = rough.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = emd2(rough, counts)
+    expected = emd2(exact, counts)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    (found,) = torch.autograd.grad(value, rough)
+    (grad,) = torch.autograd.grad(expected, exact)
+    assert torch.equal(found, grad.bfloat16())
+
+
+def test_a_streamed_head_adds_up_in_float32_under_mixed_precision():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(6, 8)
+    rows, counts = torch.randn(3000, 6, requires_grad=True), torch.arange(1, 9).expand(3000, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = streamed(head, lambda out, part: emd2(out, counts[part]), rows, chunk=10)
+        whole = emd2(head(rows), counts)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, whole, rtol=1e-4, atol=0)
+    found = torch.autograd.grad(value, (rows, *head.parameters()))
+    expected = torch.autograd.grad(whole, (rows, *head.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(b.abs().max()))

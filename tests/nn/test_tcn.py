@@ -59,3 +59,34 @@ def test_dropout_keeps_the_expectation_and_is_off_when_evaluating():
     assert torch.equal(grad, y.detach())
     drop.eval()
     assert drop(x) is x
+
+
+@pytest.mark.parametrize(("kernel", "growth"), [(3, 2), (2, 4), (1, 2)])
+def test_a_stream_in_any_chunks_equals_the_whole(kernel, growth):
+    torch.manual_seed(0)
+    net = TCN(3, (8, 8, 6), growth, kernel).eval()
+    x = torch.randn(2, 200, 3)
+    expected = net(x)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        parts, state, sizes, first = [], None, set(), 0
+        while first < 200:
+            step = 1 if seed == 0 else int(torch.randint(1, 60, (1,), generator=generator))
+            y, state = net.step(x[:, first : first + step], state)
+            parts.append(y)
+            sizes.add(sum(kept.numel() for kept in state))
+            first += step
+        torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-5, rtol=1e-5)
+        inputs = zip((1, growth, growth**2), ((3, 8), (8, 8), (8, 6)), strict=True)  # both convolutions of a block
+        assert sizes == {sum(2 * (kernel - 1) * dilation * sum(widths) for dilation, widths in inputs)}
+        assert all(kept.untyped_storage().nbytes() == kept.numel() * 4 for kept in state)
+
+
+def test_the_release_normalises_the_second_convolution_only():
+    net = TCN(5, (8, 8), 2, normed_first=False)
+    names = {name for name, _ in net.named_parameters() if name.endswith("length")}
+    assert names == {"blocks.0.second.length", "blocks.1.second.length"}
+    conv = net.blocks[0].first
+    x = torch.randn(2, 20, 5)
+    plain = nn.functional.conv1d(nn.functional.pad(x.transpose(1, 2), (2, 0)), conv.direction, conv.bias)
+    torch.testing.assert_close(conv(x), plain.transpose(1, 2))

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ethoray.batch import Batch, Spec, Stream
-from ethoray.learning import Budget, Encoder, Method, Progress, State, encoder_state, load_encoder
+from ethoray.learning import Budget, Encoder, Method, Progress, State
 from ethoray.nn.parallel import total
 from ethoray.schema import SchemaError
+from ethoray.state import encoder_state, load_encoder
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ class PCAEncoder(Encoder):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Projections of every animal's view of the group."""
-        view = (group_view(batch).flatten(3) - self.mean).nan_to_num(0.0)
-        return {"pca": view @ self.axes}
+        return {"pca": (self._view(batch) - self.mean).nan_to_num(0.0) @ self.axes}
 
     def _rows(self, batch: Batch) -> Tensor:
-        return group_view(batch).flatten(3)[batch.mask]
+        return self._view(batch)[batch.mask]
+
+    def _view(self, batch: Batch) -> Tensor:
+        """The view (batch, time, individual, coordinate) of as many animals as the axes are for, nearest first."""
+        view = group_view(batch).flatten(3)[..., : len(self.mean)]
+        return F.pad(view, (0, len(self.mean) - view.shape[-1]), value=torch.nan)
 
 
 def group_view(batch: Batch) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ethoray.batch import Batch, Spec, Stream
-from ethoray.learning import Budget, Encoder, Method, Progress, State, encoder_state
+from ethoray.learning import Budget, Encoder, Method, Progress, State
 from ethoray.nn.features import features
+from ethoray.state import encoder_state
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,9 @@ def emd2(logits: Tensor, counts: Tensor) -> Tensor:
     """Squared earth mover's distance of softmax(logits) to cumulative counts, summed over everything.
 
     Both are (..., classes); ``sum_k (CDF_k(counts) - CDF_k(softmax))^2``, equation 1 of Azabou et al. 2023, where the
-    last count is the number of frames and must not be 0. The gradient is the closed form, computed with the loss.
+    last count is the number of frames; a histogram of no frame (last count 0) adds nothing. Logits may be of any
+    floating type, ``counts`` of any type (those of ``future_counts``, or cumulative probabilities). The value and the
+    gradient, a closed form computed with it, are in float32, or float64 for float64 logits, autocast or not.
     """
     return _EMD2.apply(logits, counts)
 
@@ -98,20 +100,24 @@ class _EMD2(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, counts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         classes = logits.shape[-1]
-        upper = torch.ones(classes, classes, device=logits.device, dtype=logits.dtype).triu_()
-        p = torch.softmax(logits, -1).view(-1, classes)
-        target = counts.reshape(-1, classes).to(p.dtype)
-        gap = torch.addmm(target.div_(target[:, -1:].clone()), p, upper, beta=-1)
-        # dL/dp_j = 2 sum_{k >= j} gap_k; through the softmax: p * (g - <p, g>)
-        g = gap @ upper.T
-        grad = (g - (p * g).sum(-1, keepdim=True)).mul_(p).mul_(2)
-        ctx.save_for_backward(grad.view(logits.shape))
-        return torch.linalg.vector_norm(gap).square()
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        with torch.autocast(logits.device.type, enabled=False):
+            upper = torch.ones(classes, classes, device=logits.device, dtype=dtype).triu_()
+            p = torch.softmax(logits, -1, dtype=dtype).reshape(-1, classes)
+            target = counts.reshape(-1, classes).to(dtype, copy=True)
+            frames = target[:, -1:].clone()
+            some = frames > 0
+            gap = torch.addmm(target.div_(frames.masked_fill_(~some, 1)), p, upper, beta=-1).mul_(some)
+            # dL/dp_j = 2 sum_{k >= j} gap_k; through the softmax: p * (g - <p, g>)
+            g = gap @ upper.T
+            grad = (g - (p * g).sum(-1, keepdim=True)).mul_(p).mul_(2)
+            ctx.save_for_backward(grad.view(logits.shape).to(logits.dtype))
+            return torch.linalg.vector_norm(gap).square()
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (grad,) = ctx.saved_tensors
-        return grad * upstream, None
+        return grad * upstream.to(grad.dtype), None
 
 
 def streamed(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], rows: Tensor, chunk: int = 2048) -> Tensor:
@@ -129,7 +135,7 @@ def streamed(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], rows: Ten
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, head, loss, chunk: int, rows: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        total = rows.new_zeros(())
+        total = torch.zeros((), device=rows.device, dtype=torch.promote_types(rows.dtype, torch.float32))
         row_grad = torch.empty_like(rows)
         grads = [torch.zeros_like(p) for p in parameters]
         for first in range(0, len(rows), chunk):

@@ -49,22 +49,39 @@ class _Masked(torch.autograd.Function):
 
 
 class CausalConv(nn.Module):
-    """A weight-normalised convolution over time that sees the present and the past only."""
+    """A convolution over time that sees the present and the past only, weight-normalised unless told otherwise.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int) -> None:
+    Attributes
+    ----------
+    span: frames before the present one that it sees, (kernel - 1) * dilation.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, normed: bool = True) -> None:
         super().__init__()
         plain = nn.Conv1d(inputs, outputs, kernel)  # for its initialisation
         assert plain.bias is not None
         self.direction = nn.Parameter(plain.weight.detach().clone())
-        self.length = nn.Parameter(plain.weight.detach().flatten(1).norm(dim=1))
+        self.length = nn.Parameter(plain.weight.detach().flatten(1).norm(dim=1)) if normed else None
         self.bias = nn.Parameter(plain.bias.detach().clone())
-        self.kernel, self.dilation = kernel, dilation
+        self.dilation, self.span = dilation, (kernel - 1) * dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, inputs) -> (batch, time, outputs)."""
-        scale = self.length / self.direction.flatten(1).norm(dim=1).clamp(min=1e-12)
-        weight = (self.direction * scale[:, None, None]).unsqueeze(2)
-        padded = F.pad(x, (0, 0, (self.kernel - 1) * self.dilation, 0))
+        """(batch, time, inputs) -> (batch, time, outputs); zeros before the first frame."""
+        return self._convolve(F.pad(x, (0, 0, self.span, 0)))
+
+    def step(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same for the next frames of a stream: their outputs, and the ``span`` frames the next step needs."""
+        if before is None:
+            before = x.new_zeros(x.shape[0], self.span, x.shape[2])
+        joined = torch.cat([before, x], 1)
+        return self._convolve(joined), joined[:, joined.shape[1] - self.span :].clone()
+
+    def _convolve(self, padded: Tensor) -> Tensor:
+        weight: Tensor = self.direction
+        if self.length is not None:
+            scale = self.length / self.direction.flatten(1).norm(dim=1).clamp(min=1e-12)
+            weight = self.direction * scale[:, None, None]
+        weight = weight.unsqueeze(2)
         image = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (batch, inputs, 1, time), channels last in memory
         out = F.conv2d(
             image,
@@ -78,9 +95,11 @@ class CausalConv(nn.Module):
 class Block(nn.Module):
     """Two causal convolutions with PReLU and dropout, and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, dilation: int, dropout: float, normed_first: bool = True
+    ) -> None:
         super().__init__()
-        self.first = CausalConv(inputs, outputs, kernel, dilation)
+        self.first = CausalConv(inputs, outputs, kernel, dilation, normed_first)
         self.second = CausalConv(outputs, outputs, kernel, dilation)
         self.shortcut = nn.Linear(inputs, outputs) if inputs != outputs else None
         self.slopes = nn.ParameterList(nn.Parameter(torch.full((1,), 0.1)) for _ in range(3))
@@ -93,9 +112,18 @@ class Block(nn.Module):
         straight = x if self.shortcut is None else self.shortcut(x)
         return F.prelu(y + straight, self.slopes[2])
 
+    def step(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The next frames of a stream without dropout, and what both convolutions keep of them."""
+        y, first = self.first.step(x, first)
+        y, second = self.second.step(F.prelu(y, self.slopes[0]), second)
+        straight = x if self.shortcut is None else self.shortcut(x)
+        return F.prelu(F.prelu(y, self.slopes[1]) + straight, self.slopes[2]), first, second
+
 
 class TCN(nn.Module):
     """A stack of blocks whose dilation grows as ``growth ** block``.
+
+    Without ``normed_first`` only the second convolution of a block is weight-normalised, as in the released BAMS.
 
     Attributes
     ----------
@@ -103,12 +131,18 @@ class TCN(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, channels: Sequence[int], growth: int, kernel: int = 3, dropout: float = 0.2
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        growth: int,
+        kernel: int = 3,
+        dropout: float = 0.2,
+        normed_first: bool = True,
     ) -> None:
         super().__init__()
         widths = (inputs, *channels)
         self.blocks = nn.ModuleList(
-            Block(widths[i], widths[i + 1], kernel, growth**i, dropout) for i in range(len(channels))
+            Block(widths[i], widths[i + 1], kernel, growth**i, dropout, normed_first) for i in range(len(channels))
         )
         self.reach = receptive_field(len(channels), growth, kernel)
 
@@ -117,6 +151,20 @@ class TCN(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+    def step(self, x: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The next frames (batch, time, inputs) of a stream, in evaluation: what ``forward`` gives for the whole.
+
+        ``state`` is what the step before gave, None at the beginning: of the input of every convolution the last
+        (kernel - 1) * dilation frames, however long the stream.
+        """
+        kept: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            first, second = (None, None) if state is None else state[2 * index : 2 * index + 2]
+            x, first, second = block.step(x, first, second)
+            kept += [first, second]
+        return x, kept
 
 
 def receptive_field(blocks: int, growth: int, kernel: int = 3) -> int:

@@ -25,6 +25,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from ethoray import leaderboard, record, report, store
+from ethoray.budget import Budget
 from ethoray.schema import SchemaError
 from ethoray.stream import start_ray
 from ethoray.sweep import console
@@ -57,6 +58,7 @@ class Sweep:
     prune: stop unpromising trials early by their training loss (ASHA). Only to search, never to estimate an
         effect: pruned candidates stop at unequal steps, and their losses must mean the same.
     picture: draws figures of the scores into a folder, for the page and MLflow.
+    smoke_trials: how many trials --smoke runs.
     dataset, seeds, steps, workers, cpus, gpus: defaults of the flags of the same names.
     """
 
@@ -68,9 +70,10 @@ class Sweep:
     direction: Literal["maximize", "minimize"] | None = None
     prune: bool = False
     picture: Picture | None = None
+    smoke_trials: int = 2
     dataset: str = "simulated_mice"
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 400
+    steps: int = Budget.steps
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
@@ -99,7 +102,8 @@ class Sweep:
         """
         flags = replace(flags or self.flags(), **changes)
         if flags.smoke:
-            flags = replace(flags, steps=min(flags.steps, 2), trials=min(flags.trials or 2, 2))
+            few = self.smoke_trials
+            flags = replace(flags, steps=min(flags.steps, 2), trials=min(flags.trials or few, few))
         flags = replace(flags, storage=str(runs(flags.storage)))
         with warnings.catch_warnings():
             _calm()

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from ray import tune
 
 from ethoray import experiment, record, stream
 from ethoray.experiment import Experiment
-from ethoray.learning import Budget
 from ethoray.store import Dataset
 from ethoray.tracking import Mirror
 
@@ -53,7 +53,7 @@ def pace(example: Experiment, dataset: Dataset, storage: Path) -> tuple[float, s
     try:
         encoder = experiment.build(example, stream.spec(example.data, dataset, example.seed))
         batches = stream.open_stream(example.data, dataset, example.seed)
-        for progress in encoder.fit(batches, Budget(steps=3, log_every=1, device=example.budget.device)):
+        for progress in encoder.fit(batches, replace(example.budget, steps=3, log_every=1)):
             pauses.append(progress.seconds)
     except Exception as error:  # this candidate's trial will say so; the others may be sound
         return math.nan, f"the first candidate failed when it was tried: {type(error).__name__}: {error}"

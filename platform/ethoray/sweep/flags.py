@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ethoray.budget import Budget
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -23,13 +25,13 @@ class Flags:
     cpus, gpus: of each of these processes; a GPU may be shared (0.25).
     storage: folder of the runs.
     dry_run: say what would be done and stop.
-    smoke: two trials of two steps, end to end.
+    smoke: two steps of two trials, or of as many as the sweep says, end to end.
     """
 
     dataset: str = "simulated_mice"
     trials: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 400
+    steps: int = Budget.steps
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
@@ -59,7 +61,7 @@ _HELP = {
     "gpus": "GPUs of a process; 0.25 shares one among four",
     "storage": "folder of the runs (default: $ETHORAY_RUNS or runs/)",
     "dry_run": "print trials, memory and time; train nothing",
-    "smoke": "two trials of two steps, end to end",
+    "smoke": "a few trials of two steps, end to end",
 }
 _TYPES = {"dataset": str, "storage": str, "gpus": float}
 

@@ -82,11 +82,13 @@ def measure(scores: Mapping[str, float], metric: str) -> float:
 def matches(names: Mapping[str, Any], metric: str) -> list[str]:
     """The score names a metric means: itself, or those that one of its patterns (between commas) fits.
 
-    Other penalties only when asked for.
+    Other penalties only when asked for. The one space of a method that has no more is "all" of it.
     """
     if metric in names:
         return [metric]
-    patterns = metric.split(",")
+    patterns, spaces = metric.split(","), {name.rpartition("/")[2] for name in names if "@" not in name}
+    if len(spaces) == 1:
+        patterns = [f"{p.removesuffix('/all')}/{next(iter(spaces))}" if p.endswith("/all") else p for p in patterns]
     fits = (n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
     return [n for n in fits if "@" in metric or "@" not in n]
 

@@ -1,133 +1,19 @@
-"""Toy recordings whose labels show in movement, and the contract every method keeps, to be inherited.
-
-A package with a method of its own tests it in three lines::
-
-    class TestSmallest(MethodContract):
-        def method(self):
-            return Smallest()
-"""
+"""The contract every method keeps, to be inherited."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 from unittest import SkipTest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ethoray import geometry, store
-from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate
+from ethoray.batch import Batch, Spec, Windows, collate
 from ethoray.learning import Budget, Encoder, Learner, Method, State
-from ethoray.schema import Card, Recording, Skeleton, Task
-
-TOY_SKELETON = Skeleton(geometry.MOUSE_KEYPOINTS, front="nose", back="tail_base")
-"""The 12-keypoint mouse, so that every feature set applies."""
-
-_BODY = np.array(
-    [(40, 0), (28, 10), (28, -10), (24, 0), (20, 9), (20, -9), (0, 0), (-18, 11), (-18, -11), (-28, 0),
-     (-50, 0), (-72, 0)],
-    dtype=np.float64,
-)  # fmt: skip
-_STEPPING = np.isin(geometry.MOUSE_KEYPOINTS, [k for k in geometry.MOUSE_KEYPOINTS if "paw" in k])
-
-
-def toy_card(fps: float = 30.0) -> Card:
-    """Two binary tasks: "running" at every frame and "lively" for the whole recording."""
-    return Card(
-        name="toy",
-        species="toy mouse",
-        fps=fps,
-        skeleton=TOY_SKELETON,
-        tasks=(Task("running"), Task("lively", level="recording")),
-        licence="CC0-1.0",
-        simulated=True,
-        description="Mice that run in bouts along smooth paths; lively groups run twice as fast and turn more.",
-    )
-
-
-def toy_recordings(
-    recordings: int = 6, seconds: float = 20.0, fps: float = 30.0, individuals: int = 2,
-    *, seed: int = 0, missing: float = 0.02, ragged: bool = False
-) -> list[Recording]:  # fmt: skip
-    """Recordings of as many subjects; every third is "test", every other is lively.
-
-    ``missing`` is the share of keypoints that tracking lost. Ragged recordings differ in length, down to half.
-    """
-    made = []
-    for index in range(recordings):
-        rng = np.random.default_rng((seed, index))
-        share = 1 - 0.5 * (index % 4) / 3 if ragged else 1.0
-        frames = max(2, round(seconds * fps * share))
-        lively = index % 2
-        running = np.stack([_bouts(rng, frames, fps) for _ in range(individuals)], 1)
-        keypoints = _track(rng, running, fps, lively)
-        keypoints[rng.random(keypoints.shape[:3]) < missing] = np.nan
-        made.append(
-            Recording(
-                name=f"toy_{index:03d}",
-                subject=f"group_{index:03d}",
-                fps=fps,
-                skeleton=TOY_SKELETON,
-                keypoints=keypoints.astype(np.float32),
-                split="test" if index % 3 == 2 else "train",
-                labels={"running": np.asarray(running.any(1), dtype=np.float32), "lively": float(lively)},
-            )
-        )
-    return made
-
-
-def toy_dataset(root: str | Path, *, clip_seconds: float = 8.0, **shape: Any) -> store.Dataset:
-    """``toy_recordings(**shape)`` prepared at ``root``; clips are short, so that windows span several."""
-    made = toy_recordings(**shape)
-    return store.prepare(toy_card(made[0].fps), made, root, clip_seconds=clip_seconds)
-
-
-def toy_spec(seconds: float = 8.0, fps: float = 10.0, individuals: int = 2, seed: int = 0) -> Spec:
-    """What a method is told about the toy stream."""
-    return Spec(TOY_SKELETON, individuals, 2, fps, Windows("toy", seconds).frames(fps), seed)
-
-
-def toy_stream(spec: Spec, batch_size: int = 4) -> Stream:
-    """Batches of toy windows, a pure function of the step."""
-    tracks = [r.keypoints for r in toy_recordings(4, 3 * spec.frames / spec.fps, spec.fps, spec.individuals)]
-    plan = Plan([len(track) for track in tracks], spec.frames, batch_size, spec.seed)
-
-    def batch(step: int) -> Batch:
-        windows = [tracks[recording][first : first + spec.frames] for recording, first in plan.rows(step)]
-        return collate(windows, spec.frames, spec.individuals, spec.fps)
-
-    return batch
-
-
-def toy_batch(spec: Spec, frames: int, windows: int = 1, seed: int = 1) -> Batch:
-    """Whole toy recordings of ``frames`` frames as one batch."""
-    made = toy_recordings(windows, frames / spec.fps, spec.fps, spec.individuals, seed=seed)
-    return collate([r.keypoints[:frames] for r in made], frames, spec.individuals, spec.fps)
-
-
-def _bouts(rng: np.random.Generator, frames: int, fps: float) -> np.ndarray:
-    """Bool (time,): running bouts of about a second and a half, with rests of twice that."""
-    period, phase = rng.uniform(3.5, 5.5), rng.uniform(0, 1)
-    return (np.arange(frames) / fps / period + phase) % 1 < 0.35
-
-
-def _track(rng: np.random.Generator, running: np.ndarray, fps: float, lively: int) -> np.ndarray:
-    """Keypoints (time, individual, keypoint, 2) in pixels of animals that run when told to."""
-    frames, animals = running.shape
-    speed = np.where(running, 120.0 * (1 + lively), 4.0) / fps
-    turning = rng.normal(0.0, 0.4 + 0.8 * lively, (frames, animals)) / np.sqrt(fps)
-    heading = np.cumsum(turning, 0) + rng.uniform(0, 2 * np.pi, animals)
-    path = np.cumsum(speed[..., None] * np.stack([np.cos(heading), np.sin(heading)], -1), 0)
-    path += rng.uniform(200, 600, (animals, 2))
-    gait = 8.0 * np.sin(np.cumsum(speed, 0) / 15.0)[..., None] * _STEPPING * (-1.0) ** np.arange(len(_BODY))
-    body = np.broadcast_to(_BODY, (frames, animals, *_BODY.shape)).copy()
-    body[..., 0] += gait
-    return np.asarray(geometry.rotate(body, heading) + path[:, :, None] + rng.normal(0, 0.3, body.shape))
+from ethoray.testing.toy import toy_batch, toy_recordings, toy_spec, toy_stream
 
 
 class MethodContract:
@@ -192,10 +78,12 @@ class MethodContract:
             assert hash(type(self.method())(**preset)) is not None
 
     def test_one_finite_vector_for_every_frame_and_individual(self) -> None:
-        """Each space is float32 (batch, time, individual, feature)."""
+        """Each space is float32 (batch, time, individual, feature); a space of the group has one individual."""
         batch = toy_batch(self.spec(), frames=50, windows=2)
         for space, z in self._embed(self.fitted(), batch).items():
-            assert z.shape[:3] == batch.mask.shape and z.ndim == 4, f"{space}: {tuple(z.shape)}"
+            animals = batch.mask.shape[2]
+            assert z.ndim == 4 and z.shape[:2] == batch.mask.shape[:2], f"{space}: {tuple(z.shape)}"
+            assert z.shape[2] in (1, animals), f"{space}: {tuple(z.shape)}, neither one place nor one an animal"
             assert z.dtype == torch.float32 and bool(z.isfinite().all()), space
 
     def test_embedding_is_deterministic(self) -> None:
@@ -216,7 +104,8 @@ class MethodContract:
         learner = self.learner()
         torch.manual_seed(0)
         learner.loss(toy_stream(self.spec())(0))["loss"].backward()
-        dead = [n for n, p in learner.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+        trained = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
+        dead = [n for n, p in trained if p.grad is None or not (p.grad != 0).any()]
         assert not dead, f"no gradient reaches {', '.join(dead)}"
 
     def test_the_loss_falls_on_one_batch(self) -> None:
@@ -225,6 +114,42 @@ class MethodContract:
         batch = toy_stream(self.spec())(0)
         losses = [p.metrics["loss"] for p in learner.fit(lambda _: batch, Budget(40, 5, 50, "cpu"))]
         assert losses[-1] < losses[0], losses
+
+    def test_it_learns_in_bfloat16(self) -> None:
+        """Mixed precision keeps the loss finite and lets it fall; embeddings are float32 all the same."""
+        encoder = self.learner()
+        batch = toy_stream(self.spec())(0)
+        budget = Budget(20, 5, 50, "cpu", precision="bfloat16")
+        losses = [p.metrics["loss"] for p in encoder.fit(lambda _: batch, budget)]
+        assert losses[-1] < losses[0], losses
+        for space, z in self._embed(encoder.eval(), toy_batch(self.spec(), frames=50)).items():
+            assert z.dtype == torch.float32 and bool(z.isfinite().all()), space
+
+    def test_any_number_of_individuals(self) -> None:
+        """An encoder built for three animals embeds one, two or three of them; who is absent changes nothing."""
+        spec = replace(self.spec(), individuals=3)
+        with torch.random.fork_rng():
+            torch.manual_seed(spec.seed)
+            encoder = self.method().build(spec)
+        for progress in encoder.fit(toy_stream(spec), Budget(steps=2, device="cpu")):
+            assert all(np.isfinite(v) for v in progress.metrics.values()), progress.metrics
+        three = toy_batch(spec, frames=50)
+        for count in (1, 2):
+            fewer = replace(three, keypoints=three.keypoints[:, :, :count], mask=three.mask[:, :, :count])
+            absent = replace(three, mask=three.mask & (torch.arange(3) < count))
+            alone, among = self._embed(encoder.eval(), fewer), self._embed(encoder, absent)
+            for space, z in alone.items():
+                assert bool(z.isfinite().all()), space
+                self._agree(among[space][:, :, : z.shape[2]], z, f"space {space!r}, {count} of three animals")
+
+    def test_windows_of_a_batch_do_not_meet(self) -> None:
+        """Embedded together or alone, a recording's embedding is the same."""
+        encoder, batch = self.fitted(), toy_batch(self.spec(), frames=50, windows=2)
+        both = self._embed(encoder, batch)
+        for row in range(2):
+            one = replace(batch, keypoints=batch.keypoints[row : row + 1], mask=batch.mask[row : row + 1])
+            for space, z in self._embed(encoder, one).items():
+                self._agree(both[space][row : row + 1], z, f"space {space!r}, window {row}")
 
     def test_interrupted_equals_uninterrupted(self) -> None:
         """Resumed from the state of any pause, training ends with bit-identical weights."""
@@ -260,11 +185,14 @@ class MethodContract:
         order = torch.arange(batch.mask.shape[2]).flip(0)
         turned = replace(batch, keypoints=batch.keypoints[:, :, order], mask=batch.mask[:, :, order])
         for space, z in self._embed(encoder, batch).items():
-            self._agree(self._embed(encoder, turned)[space], z[:, :, order], f"space {space!r}, permuted")
+            expected = z[:, :, order] if z.shape[2] > 1 else z
+            self._agree(self._embed(encoder, turned)[space], expected, f"space {space!r}, permuted")
 
     def test_chunks_with_context_equal_the_whole(self) -> None:
         """``past`` and ``future`` are enough context to embed a long recording in pieces."""
-        encoder, extra = self.fitted(), 40
+        encoder = self.fitted()
+        assert encoder.past % encoder.hop == 0, f"past={encoder.past} is no multiple of hop={encoder.hop}"
+        extra = -(-40 // encoder.hop) * encoder.hop
         batch = toy_batch(self.spec(), frames=encoder.past + encoder.future + 2 * extra)
         frames = batch.mask.shape[1]
         whole = self._embed(encoder, batch)

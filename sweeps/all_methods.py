@@ -1,0 +1,46 @@
+"""Which method tells behaviours apart best?
+
+Every method there is, in its small preset where it has one, sees the same windows for the same number of steps and
+is judged by the same linear probe, over several seeds.
+
+    python sweeps/all_methods.py
+    ray job submit -- python sweeps/all_methods.py
+"""
+
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from ethoray import methods
+from ethoray.batch import Windows
+from ethoray.experiment import Experiment
+from ethoray.figures import score_by
+from ethoray.learning import Budget
+from ethoray.probes.linear import Linear
+from ethoray.sweep import Flags, Sweep
+
+
+def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
+    """One method with one seed."""
+    kind = methods.load(trial.suggest_categorical("method", list(methods.names())))
+    return Experiment(
+        data=Windows(flags.dataset, seconds=60.0),
+        method=kind(**kind.presets.get("small", {})),
+        probes=(Linear(),),
+        budget=Budget(steps=flags.steps),
+        seed=trial.suggest_categorical("seed", list(flags.seeds)),
+    )
+
+
+def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
+    """Score by method, one panel a level."""
+    return score_by(scores, "method", folder / "methods")
+
+
+sweep = Sweep(
+    "all_methods", candidate, metric="*/all", direction="maximize", picture=picture, smoke_trials=len(methods.names())
+)
+
+if __name__ == "__main__":
+    sweep.main()
