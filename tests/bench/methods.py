@@ -112,8 +112,9 @@ def row(name: str, found: dict[str, Any]) -> str:
     windows, mice, frames = found["step"]["shape"]
     step, embed = found["step"]["seconds"], found["embed"]["seconds"]
     batch = f"{windows} x {mice} x {frames / FPS:g} s"
+    speed = f"{windows * mice * frames / step:,.0f} /s" if step > 1e-3 else "nothing to fit"
     return (
-        f"  {name:10s} {found['parameters']:10,d} {batch:>14s} {step:8.3f} s {windows * mice * frames / step:12,.0f} /s"
+        f"  {name:10s} {found['parameters']:10,d} {batch:>14s} {step:8.3f} s {speed:>15s}"
         f"   {found['embed']['frames'] / FPS:6g} s {MICE * found['embed']['frames'] / embed:14,.0f} /s"
         f" {found['peak']:9.0f} MiB"
     )

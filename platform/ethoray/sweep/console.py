@@ -106,6 +106,7 @@ class Voice(tune.Callback):
         self.failed: list[str] = []
         self._spoke = self._mirrored = time.monotonic()
         self._began: dict[str, float] = {}
+        self._took: list[float] = []
 
     def found(self, config: dict[str, Any], value: float) -> None:
         """A proposal was answered from the ledger."""
@@ -165,7 +166,8 @@ class Voice(tune.Callback):
         now = time.monotonic()
         took = now - self._began.get(trial.trial_id, now)
         if not self.failed:
-            self.pace = took
+            self._took.append(took)
+            self.pace = statistics.fmean(self._took)
         left = self._left((), now)
         rest = f"  about {span(left)} left" if self.done < self.total else ""
         say(f"[{self.done}/{self.total}] {worded(trial.config)}  {how}  {span(took)}{rest}")
