@@ -167,10 +167,10 @@ def test_negatives_come_from_another_window(monkeypatch):
             other = (row + int(shift[row, k])) % 4
             assert other != row
             at = [(row, anchor[row, k]), (row, positive[row, k]), (other, negative[other, k])]
-            z = [original(cloud[r, t][None], exists[r, t][None])[0] for r, t in at]
+            z = [original(cloud[r, t][None], exists[r, t][None])[0].detach() for r, t in at]
             pull.append(1 - float(z[0] @ z[1]))
             push.append(max(float(z[0] @ z[2]), 0.0))
-    assert float(terms["loss"]) == pytest.approx((np.mean(pull) + np.mean(push)) / 2, abs=1e-5)
+    assert terms["loss"].item() == pytest.approx((np.mean(pull) + np.mean(push)) / 2, abs=1e-5)
 
 
 def test_positives_are_near_their_anchor_and_inside_the_window():
