@@ -15,7 +15,7 @@ SOURCE = ROOT / "platform" / "ethoray"
 
 LAYERS = (  # an import may only go to the same line or further up this list
     {"schema", "registry"},
-    {"files", "shards", "store", "readers", "geometry", "social", "metrics"},
+    {"files", "shards", "store", "readers", "writers", "geometry", "social", "metrics"},
     {"batch", "stream"},
     {"state", "monitors", "budget"},
     {"learning"},

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from ethoray.readers import behaviordepot, boris, deeplabcut, intervals, onehot
 from ethoray.readers.contents import Bouts, FrameLabels, Labels, ReadError, Tracks, stem
 
-__all__ = ["Bouts", "FrameLabels", "Labels", "ReadError", "Tracks", "labels", "recordings", "sniff", "stem", "tracks"]
+__all__ = [
+    "Bouts",
+    "FrameLabels",
+    "Labels",
+    "ReadError",
+    "Tracks",
+    "formats",
+    "labels",
+    "recordings",
+    "sniff",
+    "stem",
+    "tracks",
+]
 
-_FORMATS = (deeplabcut, behaviordepot, boris, intervals, onehot)
 _HEAD = 1 << 18
+
+
+@cache
+def formats() -> tuple[ModuleType, ...]:
+    """The files of this folder that recognise a format, by name: the folder is the registry."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    modules = (importlib.import_module(f"{__name__}.{name}") for name in sorted(names))
+    return tuple(module for module in modules if hasattr(module, "sniffs"))
 
 
 def sniff(path: str | Path) -> ModuleType:
@@ -23,10 +44,10 @@ def sniff(path: str | Path) -> ModuleType:
             head = file.read(_HEAD)
     except OSError as error:
         raise ReadError(f"cannot read {path}: {error.strerror or error}") from error
-    for reader in _FORMATS:
-        if reader.sniffs(head):
+    for reader in formats():
+        if reader.sniffs(head, path):
             return reader
-    known = "; ".join(reader.WHAT for reader in _FORMATS)
+    known = "; ".join(reader.WHAT for reader in formats())
     begins = f"it begins {head[:60]!r}" if head else "it is empty"
     raise ReadError(f"{path}: unknown format, {begins}. Formats that are read: {known}")
 
@@ -36,7 +57,8 @@ def tracks(path: str | Path, *, ignore: Sequence[str] = (), min_confidence: floa
     reader = sniff(path)
     if not hasattr(reader, "tracks"):
         raise ReadError(f"{path}: holds labels ({reader.WHAT}), not tracks; give it as labels")
-    return reader.tracks(Path(path), ignore, min_confidence)
+    found: Tracks = reader.tracks(Path(path), ignore, min_confidence)
+    return found
 
 
 def labels(path: str | Path, pose: str | Path, *, ignore: Sequence[str] = ()) -> Labels:
@@ -44,10 +66,12 @@ def labels(path: str | Path, pose: str | Path, *, ignore: Sequence[str] = ()) ->
     reader = sniff(path)
     if not hasattr(reader, "labels"):
         raise ReadError(f"{path}: holds tracks ({reader.WHAT}), not labels; give it as poses")
-    return reader.labels(Path(path), Path(pose).name, ignore)
+    found: Labels = reader.labels(Path(path), Path(pose).name, ignore)
+    return found
 
 
 def recordings(path: str | Path) -> frozenset[str]:
     """Names of recordings that a label file itself mentions; empty for formats that mention none."""
     reader = sniff(path)
-    return reader.recordings(Path(path)) if reader is intervals else frozenset()
+    found: frozenset[str] = reader.recordings(Path(path)) if hasattr(reader, "recordings") else frozenset()
+    return found

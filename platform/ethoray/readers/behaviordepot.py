@@ -16,7 +16,7 @@ from ethoray.readers.contents import FrameLabels, ReadError, kept
 WHAT = "BehaviorDEPOT labels (MATLAB v7.3)"
 
 
-def sniffs(head: bytes) -> bool:
+def sniffs(head: bytes, path: Path) -> bool:
     """Whether this is a MATLAB file; older ones are recognised so that they can be refused with advice."""
     return head.startswith(b"MATLAB ")
 

@@ -16,7 +16,7 @@ from ethoray.readers.contents import Bouts, ReadError, decode, kept, number, row
 WHAT = "BORIS events (csv or tsv, event or aggregated export)"
 
 
-def sniffs(head: bytes) -> bool:
+def sniffs(head: bytes, path: Path) -> bool:
     """Whether a line heads a table of BORIS events."""
     return _head(decode(head)) is not None
 

@@ -7,12 +7,14 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
 _TRACKER = re.compile(r"(DLC[_-]|DeepCut[_-]).*$")
-_SUFFIX = re.compile(r"\.(csv|tsv|txt|h5|hdf5|mat|json|mp4|avi|mov|mkv|mpg|mpeg|wmv|slp)$", re.IGNORECASE)
+_SUFFIX = re.compile(
+    r"\.(csv|tsv|txt|h5|hdf5|mat|json|mp4|avi|mov|mkv|mpg|mpeg|wmv|slp|parquet|npy|npz|annot)$", re.IGNORECASE
+)
 
 
 class ReadError(ValueError):
@@ -29,6 +31,7 @@ class Tracks:
     confidence: float32 (time, individual, keypoint), or None when the file has none.
     individuals, names: of the animals and of the keypoints.
     notes: counted facts about what was masked or left out.
+    fps: frame rate that the file states, or None.
     """
 
     keypoints: np.ndarray
@@ -36,6 +39,7 @@ class Tracks:
     individuals: tuple[str, ...]
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,42 @@ class FrameLabels:
 
 
 Labels = Bouts | FrameLabels
+
+
+def masked(path: Path, keypoints: np.ndarray, confidence: np.ndarray | None, minimum: float) -> tuple[str, ...]:
+    """Make positions NaN, in place, that are incomplete or less confident than the minimum; notes that count them."""
+    if np.isinf(keypoints).any():
+        raise ReadError(f"{path}: {int(np.isinf(keypoints).sum())} coordinates are infinite")
+    if confidence is not None and (confidence < 0).any():
+        raise ReadError(f"{path}: confidence is negative, {np.nanmin(confidence):g} at the least; it begins at 0")
+    notes: list[str] = []
+    missing = np.isnan(keypoints)
+    partly = missing.any(-1) & ~missing.all(-1)
+    keypoints[partly] = np.nan
+    if partly.any():
+        notes.append(f"{int(partly.sum())} keypoints with some but not all coordinates masked")
+    if minimum > 0 and confidence is not None:
+        unsure = (confidence < minimum) & ~missing.all(-1)
+        keypoints[unsure] = np.nan
+        notes.append(f"{int(unsure.sum())} of {unsure.size} keypoints below confidence {minimum:g} masked")
+    return tuple(notes)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of individuals in a file that does not name them."""
+    return tuple(f"individual_{i}" for i in range(count))
+
+
+def without(path: Path, names: Sequence[str], ignore: Sequence[str]) -> list[int]:
+    """Places of the keypoints that are not to be ignored; ReadError when none is left or one comes twice."""
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ReadError(f"{path}: keypoints named twice: {', '.join(twice)}")
+    dropped = {name.casefold() for name in ignore}
+    places = [i for i, name in enumerate(names) if name.casefold() not in dropped]
+    if not places:
+        raise ReadError(f"{path}: no keypoint is left" if dropped else f"{path}: it names no keypoint")
+    return places
 
 
 def stem(path: str | PurePath) -> str:

@@ -25,7 +25,7 @@ _NAMES = {
 }  # fmt: skip
 
 
-def sniffs(head: bytes) -> bool:
+def sniffs(head: bytes, path: Path) -> bool:
     """Whether the first line names a start, a stop and a behaviour."""
     first = next(iter(decode(head).splitlines()), "")
     columns = _columns(rows(first, separator(first))[0] if first.strip() else [])

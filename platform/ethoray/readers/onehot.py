@@ -14,7 +14,7 @@ _INDEX = ("", "frame", "frames", "index", "time", "time (s)", "unnamed: 0")
 _VALUES = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "true": 1.0, "false": 0.0, "": np.nan, "nan": np.nan}
 
 
-def sniffs(head: bytes) -> bool:
+def sniffs(head: bytes, path: Path) -> bool:
     """Whether every behaviour cell of the first whole lines is 0, 1 or empty."""
     lines = decode(head).splitlines()[:20]
     names, *body = rows("\n".join(lines), separator(lines[0])) if lines else [[]]

@@ -163,7 +163,8 @@ def _likeness(one: str, other: str) -> int:
 def _fps(sources: Sequence[_Source], fps: float | None) -> float:
     stated = {s.name: s.labels.fps for s in sources if s.labels and s.labels.fps}
     given = {"the one given": fps} if fps else {}
-    rates = {**given, **{f"the labels of {name}": value for name, value in stated.items()}}
+    timed = {f"the track of {s.name}": s.tracks.fps for s in sources if s.tracks.fps}
+    rates = {**given, **timed, **{f"the labels of {name}": value for name, value in stated.items()}}
     if not rates:
         raise ReadError("the frame rate is in none of the files; give it (--fps 30)")
     (first, rate), *others = rates.items()
