@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ethoray.leaderboard import collect, combine, leaderboard
@@ -158,3 +159,20 @@ def test_runs_from_before_precision_was_a_choice_share_a_row_with_those_after(tm
     board = leaderboard(collect([old, new, half]))
     assert board.settings == ("budget.precision",) and len(board.rows) == 2
     assert lines(board.markdown())["precision"] == ["float32", "bfloat16"]
+
+
+def test_places_are_compared_only_where_all_rows_have_a_score():
+    rows = [
+        ("one", "task/all", "all", 0.5),
+        ("one", "task/mine", "mine", 0.4),
+        ("two", "task/only", "only", 0.6),
+    ]
+    scores = pd.DataFrame(
+        {
+            "key": method, "seed": 0, "method": method, "score": score, "task": "task", "space": space, "metric": "f1",
+            "value": value, "low": value, "high": value, "commit": "c", "dirty": False, "monitors": {},
+        }
+        for method, score, space, value in rows
+    )  # fmt: skip
+    table = leaderboard(scores)
+    assert [(row["method"], row["rank"]) for row in table.rows] == [("two", 1.0), ("one", 2.0)]

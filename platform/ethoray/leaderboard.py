@@ -102,7 +102,7 @@ def combine(values: Iterable[float], lows: Iterable[float], highs: Iterable[floa
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows ranked by their mean place over the score columns, best first.
+    """Rows ranked by their mean place over the scores that all of them have, best first.
 
     Attributes
     ----------
@@ -172,8 +172,10 @@ def leaderboard(scores: pd.DataFrame) -> Leaderboard:
         worth = pd.Series({i: better[name] * r["cells"][name].value for i, r in enumerate(rows) if name in r["cells"]})
         for i, place in worth.rank(ascending=False).items():
             rows[int(str(i))]["place"][name] = place
+    everybody = {name for name in names if all(name in row["cells"] for row in rows)}
     for row in rows:
-        row["rank"] = float(np.mean(list(row["place"].values()))) if row["place"] else np.nan
+        places = [place for name, place in row["place"].items() if name in everybody or not everybody]
+        row["rank"] = float(np.mean(places)) if places else np.nan
     rows.sort(key=lambda row: (np.isnan(row["rank"]), row["rank"]))
     return Leaderboard(differing, names, tuple(rows))
 
