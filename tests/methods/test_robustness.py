@@ -1,5 +1,6 @@
 """What tracking and clusters do to a method: lost windows, holes, strange skeletons, workers that share a batch."""
 
+import queue
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -138,12 +139,14 @@ def worker(rank: int, folder: str, names: tuple[str, ...], out) -> None:
     results: Trained = {}
     for name in names:
         meeting = f"file://{folder}/{name}"
-        wait = timedelta(seconds=60)
+        wait = timedelta(seconds=300)
         torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2, timeout=wait)
         try:
             results[name] = trained(name, rank, 2)
         except Exception as error:  # one broken method must not hide the others
             results[name] = f"{type(error).__name__}: {error}"
+        else:
+            torch.distributed.barrier()  # nobody leaves while the other still listens
         torch.distributed.destroy_process_group()
     if rank == 0:
         out.put(results)
@@ -159,7 +162,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     pair = [context.Process(target=worker, args=(rank, str(folder), names, out)) for rank in range(2)]
     for process in pair:
         process.start()
-    results: Trained = out.get(timeout=400)
+    results: Trained | None = None
+    while results is None:
+        try:
+            results = out.get(timeout=2)
+        except queue.Empty:
+            assert all(process.is_alive() for process in pair), "a worker died; its traceback is above"
     for process in pair:
         process.join(60)
     return results
