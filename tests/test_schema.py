@@ -38,11 +38,24 @@ def test_a_recording_names_its_individuals_and_holds_float32():
         ({"individuals": ("a", "b")}, "1 individuals in the array"),
         ({"confidence": np.zeros((5, 1))}, "confidence"),
         ({"labels": {"t": np.zeros(4)}}, "labels of task 't' have 4 frames, the track has 5"),
+        ({"start": -1}, "cannot begin at frame -1"),
+        ({"neural": np.zeros((4, 3))}, "neural must be"),
+        ({"neural": np.zeros((5, 0))}, "neural must be"),
+        ({"images": np.zeros((5, 8, 8, 1), np.float32)}, "images are uint8"),
+        ({"images": np.zeros((5, 8, 8, 2), np.uint8)}, "images are uint8"),
+        ({"skeleton": Skeleton(()), "keypoints": np.zeros((5, 1, 0, 2))}, "keypoints must be"),
     ],
 )
 def test_a_recording_that_does_not_fit_together_is_refused(changes, message):
     with pytest.raises(SchemaError, match=message):
         recording(**changes)
+
+
+def test_video_needs_no_keypoints():
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    film = recording(skeleton=Skeleton(()), keypoints=np.zeros((5, 1, 0, 2)), images=images, neural=np.ones((5, 4)))
+    assert film.frames == 5 and film.images is images
+    assert film.neural is not None and film.neural.dtype == np.float32
 
 
 def test_a_half_missing_keypoint_is_named():
@@ -54,7 +67,7 @@ def test_a_half_missing_keypoint_is_named():
 
 @pytest.mark.parametrize(
     "arguments",
-    [((),), (("a", "a"),), (("a", "b"), ((0, 2),)), (("a", "b"), (), "a", None), (("a", "b"), (), "a", "c")],
+    [(("a", "a"),), (("a", "b"), ((0, 2),)), (("a", "b"), (), "a", None), (("a", "b"), (), "a", "c")],
 )
 def test_a_skeleton_that_contradicts_itself_is_refused(arguments):
     with pytest.raises(SchemaError):

@@ -1,7 +1,8 @@
 """Skeletons, recordings, tasks and cards: plain data that checks itself once.
 
 Axis order is always time, individual, keypoint, space. Positions are in the recording's own units (pixels
-unless the card says otherwise); a missing keypoint is NaN in every space coordinate.
+unless the card says otherwise); a missing keypoint is NaN in every space coordinate. A recording of video alone
+has a skeleton without keypoints.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Skeleton:
 
     Attributes
     ----------
-    keypoints: names, in the order of the arrays.
+    keypoints: names, in the order of the arrays; none where only video was recorded.
     bones: pairs of keypoint indices, for drawing.
     front, back: the keypoints that point the body axis (nose or snout, tail base), or None when unknown;
         egocentric features rotate by this axis and only translate without it.
@@ -56,8 +57,6 @@ class Skeleton:
     back: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.keypoints:
-            raise SchemaError("a skeleton needs at least one keypoint")
         twice = sorted({k for k in self.keypoints if self.keypoints.count(k) > 1})
         if twice:
             raise SchemaError(f"keypoints named twice: {', '.join(twice)}")
@@ -128,8 +127,13 @@ class Card:
     fps: frames per second, the same for all recordings of the dataset.
     unit: of keypoint coordinates ("pixel", "mm").
     split_rule: one sentence: what separates train from test (recording, animal, contiguous blocks).
+    source: where the originals are, for people who want to download them.
     simulated: True when no animal was recorded.
     notes: counted facts a reader should know (masked frames, ignored keypoints, gaps).
+    cleaning: the steps that changed the tracks, in order, each with its numbers and units.
+    quality: what was counted while the data was written: missing keypoints, jumps, duplicates, label balance.
+    checksums: "sha256 file" of the originals.
+    neural: what the neural columns are ("spike counts in 20 ms"), empty when there are none.
     """
 
     name: str
@@ -145,6 +149,10 @@ class Card:
     simulated: bool = False
     description: str = ""
     notes: tuple[str, ...] = ()
+    cleaning: tuple[str, ...] = ()
+    quality: tuple[str, ...] = ()
+    checksums: tuple[str, ...] = ()
+    neural: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name, "dataset")
@@ -165,7 +173,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Recording:
-    """One continuous observation of one or more animals.
+    """One continuous observation of one or more animals, or a piece of it.
 
     Attributes
     ----------
@@ -173,11 +181,16 @@ class Recording:
     subject: the animal or group; splits never put one subject's recordings on both sides unless the card's
         split rule says so.
     split: "train", "test", or another name that only those who ask for it see.
-    keypoints: float32 (time, individual, keypoint, space), NaN where missing.
+    keypoints: float32 (time, individual, keypoint, space), NaN where missing; no keypoints beside images is fine.
     confidence: float32 (time, individual, keypoint) in [0, 1], or None.
     individuals: names of the animals, as long as the individual axis.
     labels: per task name a float32 array (time,) for frame tasks, a number for recording tasks; NaN is
         unlabelled. Class labels are class indices.
+    start: the frame at which this piece begins; 0 for a whole recording. What is too long for memory is handed
+        over in pieces of one name, in order.
+    neural: float32 (time, unit), one value a frame (the card says what), or None.
+    images: uint8 (time, height, width, channel) with one channel (grey) or three (RGB), or None. Pieces with
+        images may leave frames out between them.
     """
 
     name: str
@@ -189,6 +202,9 @@ class Recording:
     individuals: tuple[str, ...] = ()
     split: str = "train"
     labels: Mapping[str, np.ndarray | float] = field(default_factory=dict)
+    start: int = 0
+    neural: np.ndarray | None = None
+    images: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         where = f"recording {check_name(self.name, 'recording')!r}"
@@ -197,8 +213,11 @@ class Recording:
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise SchemaError(f"{where}: fps must be a positive number, not {self.fps!r}")
         keypoints = np.asarray(self.keypoints, dtype=np.float32)
-        if keypoints.ndim != 4 or 0 in keypoints.shape or keypoints.shape[-1] not in (2, 3):
+        empty = (*keypoints.shape[:2], *keypoints.shape[3:]) if self.images is not None else keypoints.shape
+        if keypoints.ndim != 4 or 0 in empty or keypoints.shape[-1] not in (2, 3):
             raise SchemaError(f"{where}: keypoints must be (time, individual, keypoint, 2 or 3), not {keypoints.shape}")
+        if self.start < 0:
+            raise SchemaError(f"{where}: a piece cannot begin at frame {self.start}")
         if keypoints.shape[2] != len(self.skeleton.keypoints):
             raise SchemaError(
                 f"{where}: {keypoints.shape[2]} keypoints in the array, {len(self.skeleton.keypoints)} in the skeleton"
@@ -227,6 +246,17 @@ class Recording:
             if confidence.shape != keypoints.shape[:3]:
                 raise SchemaError(f"{where}: confidence is {confidence.shape}, keypoints are {keypoints.shape}")
             object.__setattr__(self, "confidence", confidence)
+        if self.neural is not None:
+            neural = np.asarray(self.neural, dtype=np.float32)
+            if neural.ndim != 2 or len(neural) != frames or not neural.shape[1]:
+                raise SchemaError(f"{where}: neural must be ({frames}, unit), not {neural.shape}")
+            object.__setattr__(self, "neural", neural)
+        if self.images is not None:
+            images = np.asarray(self.images)
+            if images.dtype != np.uint8 or images.ndim != 4 or len(images) != frames or images.shape[3] not in (1, 3):
+                raise SchemaError(
+                    f"{where}: images are uint8 ({frames}, height, width, 1 or 3), not {images.dtype} {images.shape}"
+                )
         labels: dict[str, np.ndarray | float] = {}
         for task, values in self.labels.items():
             if np.ndim(values) == 0:
@@ -242,7 +272,7 @@ class Recording:
 
     @property
     def frames(self) -> int:
-        """How many frames the recording has."""
+        """How many frames the recording, or this piece of it, has."""
         return int(self.keypoints.shape[0])
 
 
