@@ -21,7 +21,7 @@ LAYERS = (  # an import may only go to the same line or further up this list
     {"learning"},
     {"nn"},
     {"methods"},
-    {"embedding", "probes", "reconstruction"},
+    {"embedding", "probes", "reconstruction", "submission", "mabe22"},
     {"experiment", "record"},
     {"cluster", "tracking"},
     {"sweep", "leaderboard", "report", "figures"},

@@ -164,10 +164,15 @@ def write(embeddings: Iterable[Embedding], folder: str | Path, *, every: float =
 
 def read(folder: str | Path) -> pa.Table:
     """The rows that ``write`` left in a folder; raises EmbeddingError when there are none or a file is foreign."""
-    parts = sorted(Path(folder).glob("part-*.parquet"))
-    if not parts:
+    return pa.concat_tables([read_part(path) for path in parts(folder)])
+
+
+def parts(folder: str | Path) -> list[Path]:
+    """The files that ``write`` left in a folder, in order; raises EmbeddingError when there are none."""
+    found = sorted(Path(folder).glob("part-*.parquet"))
+    if not found:
         raise EmbeddingError(f"{folder}: no embeddings here; score the experiment first")
-    return pa.concat_tables([_read_part(path) for path in parts])
+    return found
 
 
 def _rows(embedding: Embedding, every: float) -> pa.Table:
@@ -198,7 +203,8 @@ def _write_part(tables: list[pa.Table], path: Path) -> None:
         raise EmbeddingError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _read_part(path: Path) -> pa.Table:
+def read_part(path: Path) -> pa.Table:
+    """One file of ``parts``; raises EmbeddingError when it is damaged or foreign."""
     # A stored Arrow schema may name extension types whose readers run code; `write` stores none.
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,7 +87,7 @@ class _LinearJudge(Judge):
     def __init__(self, probe: Linear, tasks: tuple[Task, ...], seed: int) -> None:
         self.probe, self.tasks, self.seed = probe, tasks, seed
         self.widths: dict[str, int] = {}
-        self.panels: dict[str, list[_Panel]] = {}
+        self.panels: dict[str, list[Panel]] = {}
 
     def learn(self, embedding: Embedding, labels: Labels) -> None:
         if not self.panels:
@@ -119,12 +119,12 @@ class _LinearJudge(Judge):
             log.warning("task %r has no score in %s: %s", name, ", ".join(spaces), why)
         return tuple(scores)
 
-    def _panels(self, width: int) -> list[_Panel]:
+    def _panels(self, width: int) -> list[Panel]:
         by_mean = [t for t in self.tasks if t.level == "recording" and self.probe.recordings == "mean"]
         by_frame = [t for t in self.tasks if t not in by_mean]
-        return [_Panel(self.probe, tasks, width, mean=tasks is by_mean) for tasks in (by_frame, by_mean) if tasks]
+        return [Panel(self.probe, tasks, width, mean=tasks is by_mean) for tasks in (by_frame, by_mean) if tasks]
 
-    def _rows(self, embedding: Embedding, labels: Labels) -> Iterator[tuple[_Panel, Array, list[Array]]]:
+    def _rows(self, embedding: Embedding, labels: Labels) -> Iterator[tuple[Panel, Array, list[Array]]]:
         """Each panel's rows (row, feature) of a recording and, per task of the panel, labels (row,)."""
         name, frames = embedding.entry.name, embedding.entry.frames
         shapes = {space: x.shape for space, x in embedding.spaces.items()}
@@ -134,7 +134,7 @@ class _LinearJudge(Judge):
                 f"recording {name!r}: spaces are {shapes}, expected {expected} as in the first recording; "
                 "an encoder gives every recording the same spaces"
             )
-        truths = {task: _truth(name, frames, task, labels) for task in self.tasks}
+        truths = {task: truth(name, frames, task, labels) for task in self.tasks}
         for space, panels in self.panels.items():
             for panel in panels:
                 x = embedding.spaces[space]
@@ -143,10 +143,10 @@ class _LinearJudge(Judge):
                 yield panel, x, [np.broadcast_to(truths[task], len(x)) for task in panel.tasks]
 
 
-class _Panel:
+class Panel:
     """The tasks answered from the same rows of one space: learns, solves once, then keeps test counts."""
 
-    def __init__(self, probe: Linear, tasks: list[Task], width: int, *, mean: bool) -> None:
+    def __init__(self, probe: Linear, tasks: Sequence[Task], width: int, *, mean: bool) -> None:
         self.probe, self.tasks, self.width, self.mean = probe, tasks, width, mean
         self.classes = [1 if t.kind == "regression" else len(t.classes) or 2 for t in tasks]
         self.targets = [i for i, task in enumerate(tasks) if task.kind == "regression"]
@@ -158,6 +158,7 @@ class _Panel:
 
     @np.errstate(over="ignore", invalid="ignore")
     def learn(self, x: Array, truth: list[Array], seen: tuple[int, ...]) -> None:
+        """Take in rows x (row, feature) with labels (row,) per task, NaN unlabelled, for the splits ``seen``."""
         assert self.moments is not None
         if self.origin is None:
             # Ridge with an intercept does not mind a shift, and near the data squares lose no digits.
@@ -174,13 +175,15 @@ class _Panel:
             groups = [_groups(values, c) for values, c in zip(labels, self.classes, strict=True)]
             self.moments.add(z, groups, seen)
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def examine(self, x: Array, truth: list[Array]) -> None:
+    def answers(self, x: Array, truth: list[Array]) -> Iterator[tuple[int, Array, Array]]:
+        """For blocks of rows and every fitted task: the task, answers (split, alpha, column, row) and labels (row,).
+
+        Rows without a label are left out. Nothing can be learnt after the first call.
+        """
         if self.moments is not None:
             self._solve(self.moments)
             self.moments = None
         assert self.origin is not None
-        sums: dict[int, Array] = {}
         for rows in _blocks(len(x)):
             shifted = np.subtract(x[rows], self.origin).astype(np.float32)
             answers = (self.weights.reshape(-1, self.width) @ shifted.T).reshape(*self.intercepts.shape, -1)
@@ -189,8 +192,14 @@ class _Panel:
                 known = np.isfinite(truth[task][rows])
                 if task not in self.unfit and known.any():
                     answer = answers[:, :, columns]
-                    answer = answer if known.all() else answer[..., known]
-                    sums[task] = sums.get(task, 0) + self._count(task, answer, truth[task][rows][known])
+                    yield task, answer if known.all() else answer[..., known], truth[task][rows][known]
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def examine(self, x: Array, truth: list[Array]) -> None:
+        """Count how a test recording's rows are answered."""
+        sums: dict[int, Array] = {}
+        for task, answer, labels in self.answers(x, truth):
+            sums[task] = sums.get(task, 0) + self._count(task, answer, labels)
         for task, counted in sums.items():
             self.tallies[task].append(counted)
 
@@ -251,7 +260,7 @@ class _Panel:
         return metrics.confusion(truth, votes.argmax(0), classes)
 
 
-def _truth(name: str, frames: int, task: Task, labels: Labels) -> Array:
+def truth(name: str, frames: int, task: Task, labels: Labels) -> Array:
     """Labels of a task as an array that broadcasts over rows; NaN when the recording has none."""
     values = np.asarray(labels.get(task.name, np.nan), dtype=np.float64)
     if values.shape != ((frames,) if values.ndim and task.level == "frame" else ()):
