@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ethoray import embedding, experiment, record, store
+from ethoray import embedding, experiment, record, store, tallies
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment, run
 from ethoray.learning import Budget
@@ -42,11 +42,14 @@ def test_one_experiment_from_data_to_scores(dataset, tmp_path, method):
     assert written["scores"] == scores and scores
     spaces = {"short", "long", "all"} if method is TINY else {method.name}
     assert {name.split("/")[1] for name in scores} == spaces
+    found = tallies.read(tmp_path)
     for name, value in scores.items():
         low, high = written["intervals"][name]
         assert low <= value <= high
+        assert found[name].value() == pytest.approx(value)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "experiment.json", "provenance.json", "metrics.jsonl", "checkpoint.safetensors", "embeddings", "scores.json"
+        "experiment.json", "provenance.json", "metrics.jsonl", "checkpoint.safetensors", "embeddings", "scores.json",
+        "tallies.parquet",
     }  # fmt: skip
     table = pq.read_table(next((tmp_path / "embeddings").glob("*.parquet")))
     assert {"recording", "frame", "time"} <= set(table.column_names)

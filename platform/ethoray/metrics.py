@@ -56,6 +56,15 @@ def mse(sums: Array) -> Array:
     return _ratio(sums[..., 0], sums[..., 1])
 
 
+RULES: dict[str, Callable[[Array], Array]] = {
+    "binary_f1": binary_f1,
+    "macro_f1": macro_f1,
+    "macro_recall": macro_recall,
+    "mse": mse,
+}
+"""Scores by name: what a recording's sums, once added up, are turned into."""
+
+
 def interval(
     score: Callable[[Array], Array],
     contributions: ArrayLike,

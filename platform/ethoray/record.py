@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ethoray import methods, probes, stream
+from ethoray import methods, probes, stream, tallies
 from ethoray.batch import Spec, Windows
 from ethoray.learning import Budget, Progress, State
 from ethoray.probes import Score
@@ -121,6 +121,7 @@ def finished(folder: str | Path) -> dict[str, float] | None:
 def finish(folder: Path, scores: Sequence[Score], *, parameters: int) -> dict[str, float]:
     """Write the scores, which ends the run."""
     lines = read_metrics(folder)
+    tallies.write(folder, scores)
     document = {
         "scores": {s.name: s.value for s in scores},
         "intervals": {s.name: [s.low, s.high] for s in scores},

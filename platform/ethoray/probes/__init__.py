@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +37,9 @@ class Score:
     metric: "f1", "macro_recall" or "mse".
     low, high: 95 % bootstrap interval over the test recordings.
     recordings: test recordings that have a label of this task.
+    rule: name in ``metrics.RULES`` of what turns the tallies, added up, into the value; "" when there are none.
+    names: of those recordings.
+    tallies: float64 (recording, ...), what each of them adds; two methods are compared by drawing the same ones.
     """
 
     task: str
@@ -46,6 +49,9 @@ class Score:
     low: float
     high: float
     recordings: int
+    rule: str = ""
+    names: tuple[str, ...] = field(default=(), repr=False)
+    tallies: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 Array = np.ndarray
 BLOCK = 4096
 """Rows that are in hand as float64 at once."""
-_SCORES: dict[tuple[str, str], Callable[[Array], Array]] = {
-    ("binary", "f1"): metrics.binary_f1,
-    ("multiclass", "f1"): metrics.macro_f1,
-    ("binary", "macro_recall"): metrics.macro_recall,
-    ("multiclass", "macro_recall"): metrics.macro_recall,
-    ("regression", "mse"): metrics.mse,
+_RULES = {
+    ("binary", "f1"): "binary_f1",
+    ("multiclass", "f1"): "macro_f1",
+    ("binary", "macro_recall"): "macro_recall",
+    ("multiclass", "macro_recall"): "macro_recall",
+    ("regression", "mse"): "mse",
 }
 
 
@@ -101,7 +101,7 @@ class _LinearJudge(Judge):
     def examine(self, embedding: Embedding, labels: Labels) -> None:
         if self.panels:
             for panel, x, truth in self._rows(embedding, labels):
-                panel.examine(x, truth)
+                panel.examine(embedding.entry.name, x, truth)
 
     def scores(self) -> tuple[Score, ...]:
         if not self.panels:
@@ -155,6 +155,7 @@ class Panel:
         self.unfit: dict[int, str] = {}
         self.columns: list[slice] = []
         self.tallies: list[list[Array]] = [[] for _ in tasks]
+        self.names: list[list[str]] = [[] for _ in tasks]
 
     @np.errstate(over="ignore", invalid="ignore")
     def learn(self, x: Array, truth: list[Array], seen: tuple[int, ...]) -> None:
@@ -195,13 +196,14 @@ class Panel:
                     yield task, answer if known.all() else answer[..., known], truth[task][rows][known]
 
     @np.errstate(over="ignore", invalid="ignore")
-    def examine(self, x: Array, truth: list[Array]) -> None:
-        """Count how a test recording's rows are answered."""
+    def examine(self, name: str, x: Array, truth: list[Array]) -> None:
+        """Count how the rows of the test recording of that name are answered."""
         sums: dict[int, Array] = {}
         for task, answer, labels in self.answers(x, truth):
             sums[task] = sums.get(task, 0) + self._count(task, answer, labels)
         for task, counted in sums.items():
             self.tallies[task].append(counted)
+            self.names[task].append(name)
 
     def scores(self, task: Task, space: str, seed: int) -> Iterator[Score]:
         """A score per penalty; raises Unsolvable with the reason when there is none."""
@@ -213,7 +215,8 @@ class Panel:
         counts = np.stack(self.tallies[index])
         if task.kind == "binary" and task.metric == "f1" and not counts[..., 1, :].any():
             raise Unsolvable("no test recording has a positive label")
-        rule = _SCORES[task.kind, task.metric]
+        name = _RULES[task.kind, task.metric]
+        rule, seen = metrics.RULES[name], tuple(self.names[index])
         values = rule(counts.sum(0))
         low, high = metrics.interval(rule, counts, seed)
         if not np.isfinite([values, low, high]).all():
@@ -221,7 +224,7 @@ class Panel:
         for place, alpha in enumerate(self.probe.alphas):
             where = space if place == 0 else f"{space}@{alpha:g}"
             numbers = float(values[place]), float(low[place]), float(high[place])
-            yield Score(task.name, where, task.metric, *numbers, recordings=len(counts))
+            yield Score(task.name, where, task.metric, *numbers, len(counts), name, seen, counts[:, place])
 
     def _solve(self, moments: Moments) -> None:
         """Weights (split, alpha, column, feature) and intercepts (split, alpha, column) of all tasks."""
