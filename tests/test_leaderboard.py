@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ethoray.leaderboard import collect, combine, leaderboard
+from ethoray import tallies
+from ethoray.leaderboard import collect, leaderboard
+from ethoray.probes import Score
+from ethoray.tables import combine
 
 
 def run_folder(root, key, seed, scores, *, kernel=3, dirty=False, intervals=None, monitors=None, budget=None):
@@ -176,3 +179,52 @@ def test_places_are_compared_only_where_all_rows_have_a_score():
     )  # fmt: skip
     table = leaderboard(scores)
     assert [(row["method"], row["rank"]) for row in table.rows] == [("two", 1.0), ("one", 2.0)]
+
+
+def compared(tmp_path, errors, seconds):
+    """Runs of methods with these errors in every recording; hard recordings are hard for all."""
+    rng = np.random.default_rng(0)
+    hard = rng.gamma(1, 1, size=50)
+    folders = []
+    for (method, error), cost in zip(errors.items(), seconds, strict=True):
+        for seed in range(3):
+            own = error + hard + rng.normal(0, 0.02, 50)
+            value = float(own.mean())
+            folder = run_folder(tmp_path, f"{method}{seed}", seed, {"day/z": value})
+            described = json.loads((folder / "experiment.json").read_text())
+            (folder / "experiment.json").write_text(json.dumps(described | {"method": {"name": method}}))
+            document = json.loads((folder / "scores.json").read_text())
+            document["cost"] = {"train_seconds": cost, "parameters": 1234567, "peak_mb": 300.0}
+            document["tasks"]["day/z"] = {"task": "day", "space": "z", "metric": "mse"}
+            (folder / "scores.json").write_text(json.dumps(document))
+            kept = np.stack([own * 10, np.full(50, 10.0)], axis=1)
+            names = tuple(f"r{i}" for i in range(50))
+            tallies.write(folder, [Score("day", "z", "mse", value, 0.0, 9.0, 50, "mse", names, kept)])
+            folders.append(folder)
+    return leaderboard(collect(folders))
+
+
+def test_the_best_and_those_not_worse_are_bold(tmp_path):
+    board = compared(tmp_path, {"good": 1.0, "alike": 1.003, "worse": 1.2}, [50.0, 60.0, 5.0])
+    rows = {row["method"]: row for row in board.rows}
+    assert {method: "day/all" in row["ties"] for method, row in rows.items()} == {
+        "good": True, "alike": True, "worse": False
+    }  # fmt: skip
+    apart, p = rows["worse"]["against"]["day/all"]
+    assert apart.value == pytest.approx(0.2, abs=0.02) and apart.low > 0 and p < 1e-6
+    assert board.markdown().count("**") == 4
+    assert board.frame().set_index("method").loc["worse", "day/all p"] == p
+
+
+def test_what_it_costs_stands_beside_how_good_it_is(tmp_path):
+    board = compared(tmp_path, {"good": 1.0, "alike": 1.003, "worse": 1.2}, [50.0, 60.0, 5.0])
+    assert {row["method"]: row["pareto"] for row in board.rows} == {"good": True, "alike": False, "worse": True}
+    page = board.markdown()
+    assert "training (s)" in page and "1,234,567" in page
+    assert board.frame().set_index("method").loc["good", "cost train_seconds"] == 50
+
+
+def test_a_table_for_a_paper(tmp_path):
+    tex = compared(tmp_path, {"good_one": 1.0, "worse": 1.2}, [1.0, 2.0]).latex()
+    assert tex.startswith("\\begin{tabular}{lrr}") and "good\\_one & worse" in tex
+    assert tex.count("\\textbf{") == 1 and tex.rstrip().endswith("\\end{tabular}")

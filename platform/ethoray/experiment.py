@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,7 @@ def evaluate(
     judges = _judges(experiment, dataset)
     entries = [e for split in ("train", "test") if split in dataset.splits for e in dataset.select(split)]
     embedded = embedding.embed(encoder, dataset, entries)
+    began = time.perf_counter()
     # Products of one recording are small: BLAS threads would spend their time waiting for one another.
     with threadpool_limits(1, user_api="blas"):
         for item in embedding.write(embedded, folder / "embeddings"):
@@ -123,7 +125,8 @@ def evaluate(
             for judge in judges:
                 judge.see(item, labels)
         scores: list[Score] = [score for judge in judges for score in judge.scores()]
-    return record.finish(folder, scores, parameters=sum(p.numel() for p in encoder.parameters()))
+    parameters, seconds = sum(p.numel() for p in encoder.parameters()), time.perf_counter() - began
+    return record.finish(folder, scores, parameters=parameters, embed_seconds=seconds)
 
 
 def _judges(experiment: Experiment, dataset: store.Dataset) -> list[Judge]:

@@ -118,8 +118,8 @@ def finished(folder: str | Path) -> dict[str, float] | None:
     return dict(json.loads(path.read_text())["scores"])
 
 
-def finish(folder: Path, scores: Sequence[Score], *, parameters: int) -> dict[str, float]:
-    """Write the scores, which ends the run."""
+def finish(folder: Path, scores: Sequence[Score], *, parameters: int, embed_seconds: float = 0.0) -> dict[str, float]:
+    """Write the scores and what they cost, which ends the run; peak memory is that of the whole process."""
     lines = read_metrics(folder)
     tallies.write(folder, scores)
     document = {
@@ -131,12 +131,23 @@ def finish(folder: Path, scores: Sequence[Score], *, parameters: int) -> dict[st
             "train_seconds": lines[-1]["seconds"] if lines else 0.0,
             "steps": lines[-1]["step"] if lines else 0,
             "parameters": parameters,
+            "embed_seconds": embed_seconds,
+            "peak_mb": _peak() / 2**20,
         },
         "monitors": _monitors(lines),
         "finished": time.time(),
     }
     write_json(folder / "scores.json", document)
     return {s.name: s.value for s in scores}
+
+
+def _peak() -> int:
+    """Bytes: the most this process held, on the accelerator where there is one."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    import resource  # absent on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _monitors(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
