@@ -16,8 +16,9 @@ SOURCE = ROOT / "platform" / "ethoray"
 LAYERS = (  # an import may only go to the same line or further up this list
     {"schema", "registry"},
     {
-        "files", "shards", "parts", "packing", "dataset", "store", "meter", "readers", "cleaning", "filters", "quality",
-        "video", "neural", "writers", "geometry", "social", "metrics",
+        "files", "shards", "parts", "packing", "dataset", "store", "meter", "readers", "cleaning", "cleaning_steps",
+        "filters", "quality", "quality_page", "findings", "motion", "timing", "balance", "video", "neural", "writers",
+        "geometry", "social", "metrics",
     },
     {"batch", "stream", "ingest"},
     {"state", "monitors", "budget"},
@@ -27,7 +28,7 @@ LAYERS = (  # an import may only go to the same line or further up this list
     {"embedding", "probes", "reconstruction", "submission", "mabe22"},
     {"experiment", "record", "tallies"},
     {"cluster", "tracking"},
-    {"sweep", "leaderboard", "comparison", "published", "report", "figures"},
+    {"sweep", "leaderboard", "tables", "comparison", "published", "report", "figures"},
     {"cli", "wording", "testing", "__init__"},
 )  # fmt: skip
 DOORS = {

@@ -167,10 +167,38 @@ def test_files_become_a_dataset(tmp_path, capsys):
     words = ["prepare", str(track), "--labels", str(events), "--fps", "20", "--out", "cage"]
     assert status(*words) == 0
     told = capsys.readouterr().out
-    for part in ("minutes at 20 Hz", "1 individuals, 3 keypoints, 33.3% missing", "task groom", "train", "test"):
+    for part in ("0.3 minutes at 20 Hz", "400 frames, 1 individuals, 3 keypoints", "33 % of keypoints are missing",
+                 "task groom", "train", "test"):  # fmt: skip
         assert part in told, part
     assert store.open("cage").card.tasks[0].name == "groom"
-    assert status(*words) == 2 and status(*words, "--overwrite") == 0
+    page = tmp_path / "store" / "cage" / "quality.html"
+    assert "<svg" in page.read_text() or "<img" in page.read_text()
+    assert status(*words) == 2 and status(*words, "--overwrite", "--no-report") == 0 and not page.exists()
+
+
+def test_cleaning_is_declared_in_units_and_told(tmp_path, capsys):
+    track = write_track(tmp_path / "mouse.csv")
+    words = ["prepare", str(track), "--fps", "20", "--out", "cage", "--no-report"]
+    asked = ["--min-confidence", "0.5", "--interpolate", "0.2", "--smooth", "0.5", "--smooth-order", "2",
+             "--outliers", "6", "--resample", "10", "--mm-per-pixel", "0.5"]  # fmt: skip
+    assert status(*words, *asked, "--workers", "1") == 0
+    card = store.open("cage").card
+    assert len(card.cleaning) == 6 and (card.fps, card.unit) == (10.0, "mm")
+    assert "cleaning: positions are in mm, 0.5 mm a pixel" in capsys.readouterr().out
+    for wrong, message in ((["--smooth", "0.1"], "--smooth 0.1 s is"), (["--outliers", "-1"], "--outliers -1")):
+        assert status(*words, "--overwrite", *wrong) == 2
+        err = capsys.readouterr().err.strip()
+        assert message in err and "\n" not in err
+    assert store.open("cage").card == card
+
+
+def test_a_track_on_both_sides_is_refused_unless_forced(tmp_path, capsys):
+    copies = [write_track(tmp_path / f"mouse{i}.csv") for i in range(3)]
+    words = ["prepare", *map(str, copies), "--fps", "20", "--out", "cage", "--no-report"]
+    assert status(*words) == 2
+    assert "are the same track; drop one" in capsys.readouterr().err
+    assert status(*words, "--force") == 0
+    assert "note: leak check forced: recordings 'mouse" in capsys.readouterr().out
 
 
 def test_training_scoring_embedding_and_reporting(shelf, untracked, tmp_path, capsys):
@@ -221,7 +249,7 @@ def test_an_encoder_refuses_another_skeleton(shelf, untracked, tmp_path, capsys)
 
 def test_precision_and_compiling_reach_the_experiment(shelf, untracked, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "_run", lambda experiment, folder, workers: asked.append(experiment))
+    monkeypatch.setattr(wording, "run", lambda experiment, folder, workers: asked.append(experiment))
     monkeypatch.setattr(wording, "scores", lambda folder: [])
     assert status("train", "toy", *PCA) == 0
     assert status("train", "toy", *PCA, "--precision", "bfloat16", "--compiled") == 0

@@ -52,3 +52,14 @@ def test_what_a_format_cannot_hold_is_refused(tracks, tmp_path):
             write_submission(clips, tmp_path / "s.npy")
     with pytest.raises(WriteError, match=r"ends in \.parquet or \.csv"):
         write_table(tracks, tmp_path / "a.txt", recording="a", fps=30)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x"])
+def test_a_name_that_a_spreadsheet_would_run_is_not_written(tmp_path, name):
+    tracks = Tracks(np.zeros((2, 1, 1, 2), np.float32), None, ("m",), (name,))
+    with pytest.raises(WriteError, match="formula"):
+        write_table(tracks, tmp_path / "a.csv", recording="r", fps=30)
+    with pytest.raises(WriteError, match="formula"):
+        write_deeplabcut(tracks, tmp_path / "a.csv")
+    write_table(tracks, tmp_path / "a.parquet", recording="r", fps=30)
+    assert not (tmp_path / "a.csv").exists()

@@ -14,17 +14,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from ethoray.experiment import Experiment
-    from ethoray.learning import Progress
 
 Poses = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POSES...")]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
@@ -45,16 +40,27 @@ def prepare(
     ignore_behaviours: tuple[str, ...] = (),
     front: str | None = None,
     back: str | None = None,
-    min_confidence: float = 0.0,
+    min_confidence: float | None = None,
+    outliers: float | None = None,
+    interpolate: float | None = None,
+    smooth: float | None = None,
+    smooth_order: int = 3,
+    resample: float | None = None,
+    mm_per_pixel: float | None = None,
     test: float = 0.33,
     blocks: int | None = None,
     gap: float = 1.0,
     seed: int = 0,
     labels_beyond: Literal["error", "cut"] = "error",
     species: str = "unstated",
+    workers: int | None = None,
+    report: bool = True,
+    force: Switch = False,
     overwrite: Switch = False,
 ) -> None:
     """Make a dataset of your own pose and label files.
+
+    The same command continues what was interrupted. Tracks are only changed by the cleaning that is asked for.
 
     Args:
         poses: pose files of any format the readers know; a file is a recording.
@@ -66,26 +72,44 @@ def prepare(
         ignore_behaviours: labels that are no behaviour.
         front: keypoint at the front of the body axis; guessed by default.
         back: keypoint at the back of it.
-        min_confidence: keypoints below it count as missing.
+        min_confidence: cleaning: keypoints below it count as missing.
+        outliers: cleaning: keypoints so many robust deviations from their running median count as missing.
+        interpolate: cleaning: fill gaps up to so many seconds.
+        smooth: cleaning: Savitzky-Golay smoothing over so many seconds.
+        smooth_order: of its polynomials.
+        resample: cleaning: change to so many frames per second.
+        mm_per_pixel: cleaning: turn pixels into millimetres.
         test: share of the recordings or blocks on the test side.
         blocks: cut every recording into so many contiguous blocks; by default only when recordings are few.
         gap: seconds left out between blocks.
         seed: of the split.
         labels_beyond: what to do with labels more than a second longer than the track.
         species: for the card.
+        workers: processes; by default one a core when there is enough to do.
+        report: write quality.html beside the dataset.
+        force: only note, in the card, an animal or a track that is in train and in test.
         overwrite: replace a dataset of this name.
     """
     from ethoray import store, wording
+    from ethoray.cleaning import steps
+    from ethoray.ingest import ingest
     from ethoray.readers.own import own
 
-    root = out if re.search(r"[/\\]", out) else f"{os.environ.get('ETHORAY_STORE') or 'store'}/{out}"
-    card, recordings = own(
-        poses, labels, fps, re.split(r"[/\\]", out.rstrip("/\\"))[-1], subjects=subjects, ignore=ignore,
-        ignore_behaviours=ignore_behaviours, front=front, back=back, min_confidence=min_confidence, test=test,
-        blocks=blocks, gap=gap, seed=seed, labels_beyond=labels_beyond, species=species,
+    cleaning = steps(
+        min_confidence=min_confidence, outliers=outliers, interpolate=interpolate, smooth=smooth,
+        smooth_order=smooth_order, resample=resample, mm_per_pixel=mm_per_pixel,
     )  # fmt: skip
-    dataset = store.prepare(card, recordings, root, overwrite=overwrite)
-    print("\n".join(wording.describe(card, recordings)))
+    root = out if re.search(r"[/\\]", out) else f"{os.environ.get('ETHORAY_STORE') or 'store'}/{out}"
+    store.claim(root, overwrite)
+    card, parts = own(
+        poses, labels, fps, re.split(r"[/\\]", out.rstrip("/\\"))[-1], subjects=subjects, ignore=ignore,
+        ignore_behaviours=ignore_behaviours, front=front, back=back, cleaning=cleaning, test=test, blocks=blocks,
+        gap=gap, seed=seed, labels_beyond=labels_beyond, species=species,
+    )  # fmt: skip
+    dataset = ingest(card, parts, root, workers=workers, overwrite=overwrite, force=force)
+    print("\n".join(wording.describe(dataset)))
+    if report:
+        print(f"quality: {wording.quality(dataset)}")
     print(f"prepared {dataset.uri}\nnext: ethoray train {out} bams")
 
 
@@ -140,7 +164,7 @@ def train(
         experiment = Experiment(windows, chosen, (Linear(),), budget, seed)
         folder = place / record.key(experiment, opened)
         print(f"{method} on {opened.card.name}, seed {seed}: {folder}", flush=True)
-        _run(experiment, folder, workers)
+        wording.run(experiment, folder, workers)
         mirror.follow([folder], insist=True)
         print("\n".join(wording.scores(folder)), flush=True)
         folders.append(folder)
@@ -272,24 +296,3 @@ def _runs(storage: Path | None) -> Path:
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were typed; the others keep the defaults of whatever takes them."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _run(experiment: Experiment, folder: Path, workers: int) -> None:
-    """Run here, or in several processes, telling how it goes every few seconds."""
-    told = time.monotonic()
-
-    def tell(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told > 5 or progress.step == progress.steps:
-            told = time.monotonic()
-            terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-            print(f"  step {progress.step}/{progress.steps}  {progress.seconds:.0f} s  {terms}", flush=True)
-
-    if workers == 1:
-        from ethoray.experiment import run
-
-        run(experiment, folder, tell)
-    else:
-        from ethoray.cluster import launch
-
-        launch(experiment, folder, workers, log=tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +50,7 @@ class Folder:
 
     def names(self) -> list[str]:
         """The folders and files directly inside, sorted; empty when there is nothing."""
+        self.fs.invalidate_cache(self.path)
         try:
             return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in self.fs.ls(self.path, detail=False))
         except OSError:
@@ -59,13 +60,13 @@ class Folder:
         """A seekable file to read from; the caller closes it."""
         return self.fs.open(self.at(name), "rb")
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Write or replace one file."""
         with _explained(f"{self.uri}/{name}"):
             if self.local:
                 os.replace(self._beside(name, data), self.at(name))
             else:
-                self.fs.pipe_file(self.at(name), data)
+                self.fs.pipe_file(self.at(name), bytes(data))
 
     def commit(self, name: str, data: bytes, before: bytes | None) -> None:
         """Replace a file whose content was ``before`` (None: absent); StoreError when another writer was first.
@@ -100,6 +101,15 @@ class Folder:
             except OSError:
                 continue
 
+    def clear(self, name: str) -> None:
+        """Delete a folder inside with all it holds; what cannot be deleted is left."""
+        with suppress(OSError):
+            self.fs.rm(self.at(name), recursive=True)
+
+    def inside(self, name: str) -> Folder:
+        """A folder inside this one."""
+        return Folder(f"{self.uri}/{name}")
+
     def expect(self, name: str, before: bytes | None) -> None:
         """StoreError unless a file's content is still ``before`` (None: absent)."""
         if self.read(name) != before:
@@ -111,7 +121,7 @@ class Folder:
         self.fs.invalidate_cache(self.path)
         return {"IfMatch": self.fs.info(self.at(name))["ETag"]}
 
-    def _beside(self, name: str, data: bytes) -> str:
+    def _beside(self, name: str, data: bytes | memoryview) -> str:
         path = Path(self.at(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")

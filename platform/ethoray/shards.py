@@ -1,18 +1,18 @@
-"""Clips of recordings as rows of Parquet: what a shard holds, how it is written, and what is refused on reading.
+"""Clips of recordings as rows of Parquet: what a shard holds, how a row is laid out, and what is refused on reading.
 
 Columns: recording, subject, split, start, frames, fps, individuals, keypoints (flattened time, individual,
 keypoint, space), confidence (flattened, or null) and label:<task> (one value a frame, or one; null unlabelled).
+Shards of recordings that have them also hold neural (flattened time, unit) and images (the bytes of every frame:
+height, width, channel).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ethoray.files import Folder, StoreError
-from ethoray.schema import Card, Recording, check_labels
+from ethoray.schema import Card
 
 _FLOATS = pa.list_(pa.float32())
+_PICTURES = pa.list_(pa.binary())
 
 
 @dataclass(frozen=True)
@@ -61,119 +62,25 @@ _COLUMNS = (
 )
 
 
-class Writer:
-    """Cuts recordings into clips, packs clips into shards, and keeps the account that the manifest becomes."""
-
-    def __init__(self, folder: Folder, card: Card, clip_frames: int, shard_bytes: int) -> None:
-        self.folder, self.card, self.clip_frames, self.shard_bytes = folder, card, clip_frames, shard_bytes
-        self.shards: list[Shard] = []
-        self.entries: dict[str, dict[str, Any]] = {}
-        self._sides: dict[str, tuple[str, str]] = {}
-        self._seen: dict[str, tuple[str, str]] = {}
-        self._version = uuid.uuid4().hex[:12]
-        labels = [pa.field(f"label:{t.name}", _FLOATS) for t in card.tasks]
-        self._schema = pa.schema([*_COLUMNS, *labels])
-        self._rows: list[pa.RecordBatch] = []
-        self._size = 0
-
-    def add(self, recording: Recording) -> None:
-        """Check one recording and write its clips."""
-        _check(recording, self.card, self.entries)
-        self._check_leak(recording)
-        clips: list[list[int]] = []
-        for start in range(0, recording.frames, self.clip_frames):
-            frames = min(self.clip_frames, recording.frames - start)
-            row = _row(recording, start, frames, self._schema)
-            if self._rows and self._size + row.nbytes > self.shard_bytes:
-                self._flush()
-            clips.append([len(self.shards), len(self._rows), start, frames])
-            self._rows.append(row)
-            self._size += row.nbytes
-        self.entries[recording.name] = {
-            "subject": recording.subject,
-            "split": recording.split,
-            "fps": recording.fps,
-            "frames": recording.frames,
-            "individuals": recording.individuals,
-            "space": recording.keypoints.shape[-1],
-            "clips": clips,
-        }
-
-    def document(self) -> dict[str, Any]:
-        """Write what is left; the card, shards and entries of the manifest."""
-        if not self.entries:
-            raise StoreError(f"{self.folder.uri}: no recordings to prepare")
-        self._flush()
-        return {
-            "card": asdict(self.card),
-            "shards": [[s.file, s.sha256, s.bytes] for s in self.shards],
-            "entries": self.entries,
-        }
-
-    def _flush(self) -> None:
-        sink = pa.BufferOutputStream()
-        options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
-        with pq.ParquetWriter(sink, self._schema, store_schema=False, **options) as parquet:
-            for row in self._rows:
-                parquet.write_batch(row)
-        data = sink.getvalue().to_pybytes()
-        file = f"shards/{self._version}-part-{len(self.shards):05d}.parquet"
-        self.folder.put(file, data)
-        self.shards.append(Shard(file, hashlib.sha256(data).hexdigest(), len(data)))
-        self._rows, self._size = [], 0
-
-    def _check_leak(self, recording: Recording) -> None:
-        """The same animal, or the same track under two names, on both sides makes every score a lie."""
-        name, subject, split = recording.name, recording.subject, recording.split
-        if split in ("train", "test") and "block" not in self.card.split_rule:
-            side, other = self._sides.setdefault(subject, (split, name))
-            if side != split:
-                raise StoreError(
-                    f"subject {subject!r} is in {side} ({other!r}) and in {split} ({name!r}); put all its "
-                    "recordings on one side, or cut contiguous blocks and say so in the card's split_rule"
-                )
-        if np.isnan(recording.keypoints).all():
-            return
-        digest = hashlib.sha256(repr(recording.keypoints.shape).encode() + recording.keypoints.tobytes()).hexdigest()
-        side, other = self._seen.setdefault(digest, (split, name))
-        if side != split:
-            raise StoreError(f"recordings {other!r} ({side}) and {name!r} ({split}) are the same track; drop one")
+def columns(card: Card, neural: bool, images: bool) -> pa.Schema:
+    """The columns of a shard whose recordings have neural activity, or images, or neither."""
+    labels = [pa.field(f"label:{t.name}", _FLOATS) for t in card.tasks]
+    more = [pa.field("neural", _FLOATS)] * neural + [pa.field("images", _PICTURES)] * images
+    return pa.schema([*_COLUMNS, *labels, *more])
 
 
-def _check(recording: Recording, card: Card, entries: dict[str, dict[str, Any]]) -> None:
-    where = f"recording {recording.name!r}"
-    if recording.name in entries:
-        raise StoreError(f"{where} is given twice; names are unique within a dataset")
-    if not np.isclose(recording.fps, card.fps):
-        raise StoreError(f"{where} has {recording.fps} frames per second, the card says {card.fps}; resample one")
-    if recording.skeleton.keypoints != card.skeleton.keypoints:
-        odd = sorted(set(recording.skeleton.keypoints) ^ set(card.skeleton.keypoints)) or ["their order"]
-        raise StoreError(f"{where}: its keypoints differ from the card's in {', '.join(odd)}")
-    space = recording.keypoints.shape[-1]
-    for name, entry in entries.items():
-        if entry["space"] != space:
-            raise StoreError(f"{where} has {space} coordinates, {name!r} has {entry['space']}")
-        break  # every earlier one was compared with the first
-    check_labels(card.tasks, recording)
-
-
-def _row(recording: Recording, start: int, frames: int, schema: pa.Schema) -> pa.RecordBatch:
-    cut = slice(start, start + frames)
-    values: dict[str, Any] = {
-        "recording": [recording.name],
-        "subject": [recording.subject],
-        "split": [recording.split],
-        "start": [start],
-        "frames": [frames],
-        "fps": [recording.fps],
-        "individuals": [list(recording.individuals)],
-        "keypoints": _listed(recording.keypoints[cut]),
-        "confidence": _listed(None if recording.confidence is None else recording.confidence[cut]),
-    }
-    for column in schema.names[len(_COLUMNS) :]:
-        track = recording.labels.get(column.removeprefix("label:"))
-        values[column] = _listed(track[cut] if isinstance(track, np.ndarray) else track)
-    return pa.record_batch([pa.array(values[f.name], f.type) for f in schema], schema=schema)
+def row(values: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+    """One clip as a row: arrays become lists, what is absent or None becomes null."""
+    arrays = []
+    for field in schema:
+        value = values.get(field.name)
+        if field.type == _PICTURES:
+            arrays.append(_pictures(value))
+        elif field.type == _FLOATS:
+            arrays.append(_listed(value))
+        else:
+            arrays.append(pa.array([value], field.type))
+    return pa.record_batch(arrays, schema=schema)
 
 
 def _listed(values: np.ndarray | float | None) -> pa.Array:
@@ -183,12 +90,34 @@ def _listed(values: np.ndarray | float | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), pa.array(flat))
 
 
+def _pictures(values: np.ndarray | None) -> pa.Array:
+    if values is None:
+        return pa.nulls(1, _PICTURES)
+    size = int(np.prod(values.shape[1:]))
+    offsets = pa.py_buffer(np.arange(0, len(values) + 1, dtype=np.int32) * np.int32(size))
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    frames = pa.BinaryArray.from_buffers(pa.binary(), len(values), [None, offsets, data])
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), frames)
+
+
 def floats(row: pa.Table, column: str, shape: tuple[int, ...], clip: Clip) -> np.ndarray:
     """One list column of a one-row table as float32 of this shape; StoreError when it is another's."""
     values = row[column].chunk(0).values if row.num_rows == 1 else None
     if values is None or values.type != pa.float32() or len(values) != np.prod(shape) or values.null_count:
         raise StoreError(f"{clip.shard}, row group {clip.row_group}: {column} does not hold {shape} numbers")
     return values.to_numpy().reshape(shape)
+
+
+def pictures(row: pa.Table, shape: tuple[int, ...], clip: Clip) -> np.ndarray:
+    """The images of a one-row table as uint8 (time, height, width, channel); StoreError when they are another's."""
+    values = row["images"].chunk(0).values if row.num_rows == 1 else None
+    size = int(np.prod(shape[1:]))
+    if values is not None and values.type == pa.binary() and len(values) == shape[0] and not values.null_count:
+        _, offsets, data = values.buffers()
+        ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+        if data is not None and (np.diff(ends) == size).all():
+            return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].reshape(shape)
+    raise StoreError(f"{clip.shard}, row group {clip.row_group}: images does not hold {shape} bytes")
 
 
 @contextmanager

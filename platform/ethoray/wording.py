@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
+import time
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ethoray import leaderboard, methods, record
-from ethoray.learning import Budget, Method
-from ethoray.schema import Card, Recording, SchemaError, Task
-from ethoray.store import Dataset
+from ethoray.files import Folder
+from ethoray.learning import Budget, Method, Progress
+from ethoray.schema import Card, SchemaError, Task
+from ethoray.store import PAGE, QUALITY, Dataset
+
+if TYPE_CHECKING:
+    from ethoray.experiment import Experiment
 
 
 class WordingError(ValueError):
@@ -44,6 +50,10 @@ def configure(name: str, preset: str | None = None, settings: Sequence[str] = ()
             values[field] = understand(text, hints[field])
         except ValueError:
             raise WordingError(f"--set {setting!r}: {field} is {_kind(hints[field])}, not {text!r}") from None
+    for field, value in values.items():
+        if isinstance(value, float) and not (math.isfinite(value) and (value > 0 or not field.endswith("lr"))):
+            kind_of = "a positive number" if field.endswith("lr") else "a finite number"
+            raise WordingError(f"{name}: {field} is {kind_of}, not {value!r}")
     try:
         return kind(**values)
     except ValueError as error:
@@ -116,26 +126,57 @@ def same_body(folder: Path, target: Dataset) -> None:
         )
 
 
-def describe(card: Card, recordings: Sequence[Recording]) -> Iterable[str]:
-    """A short card: how much there is, what is missing, and every task with its positives on each side."""
-    minutes = sum(r.frames / r.fps for r in recordings) / 60
-    animals = sorted({len(r.individuals) for r in recordings})
-    missing = np.average(
-        [float(np.isnan(r.keypoints[..., 0]).mean()) for r in recordings], weights=[r.frames for r in recordings]
-    )
-    splits = tuple(dict.fromkeys(r.split for r in recordings))
-    counts = ", ".join(f"{sum(r.split == s for r in recordings)} {s}" for s in splits)
-    yield f"{card.name}: {len(recordings)} recordings ({counts}), {minutes:.1f} minutes at {card.fps:g} Hz"
+def describe(dataset: Dataset) -> Iterable[str]:
+    """A short card: how much there is, what was counted, and every task with its positives on each side."""
+    card, entries = dataset.card, dataset.entries
+    minutes = sum(e.frames / e.fps for e in entries) / 60
+    length = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    animals = sorted({len(e.individuals) for e in entries})
+    counts = ", ".join(f"{sum(e.split == s for e in entries)} {s}" for s in dataset.splits)
+    yield f"{card.name}: {len(entries)} recordings ({counts}), {length} at {card.fps:g} Hz"
     yield (
-        f"  {'-'.join(map(str, animals[:: max(len(animals) - 1, 1)]))} individuals, "
-        f"{len(card.skeleton.keypoints)} keypoints, {missing:.1%} missing"
+        f"  {sum(e.frames for e in entries):,} frames, {'-'.join(map(str, animals[:: max(len(animals) - 1, 1)]))} "
+        f"individuals, {len(card.skeleton.keypoints)} keypoints"
     )
     yield f"  split: {card.split_rule}"
+    labels = {s: [dataset.labels(e) for e in dataset.select(s)] for s in dataset.splits if s != "gap" and card.tasks}
     for task in card.tasks:
-        sides = (f"{s} {_labelled(task, [r for r in recordings if r.split == s])}" for s in splits if s != "gap")
+        sides = (f"{side} {_labelled(task, found)}" for side, found in labels.items())
         yield f"  task {task.name} ({task.kind}, {task.level}): {'; '.join(sides)}"
-    for note in card.notes:
-        yield f"  note: {note}"
+    for what, sentences in (("cleaning", card.cleaning), ("quality", card.quality), ("note", card.notes)):
+        for sentence in sentences:
+            yield f"  {what}: {sentence}"
+
+
+def quality(dataset: Dataset) -> str:
+    """Write the page about what was counted while a dataset was written, beside it; where it is."""
+    from ethoray.quality_page import page
+
+    folder = Folder(dataset.uri)
+    document = json.loads(folder.read(QUALITY) or b"{}")
+    folder.put(PAGE, page(dataset.card.name, dataset.card, document).encode())
+    return f"{folder.uri}/{PAGE}"
+
+
+def run(experiment: Experiment, folder: Path, workers: int) -> None:
+    """An experiment's run here, or in several processes, telling how it goes every few seconds."""
+    told = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told > 5 or progress.step == progress.steps:
+            told = time.monotonic()
+            terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            print(f"  step {progress.step}/{progress.steps}  {progress.seconds:.0f} s  {terms}", flush=True)
+
+    if workers == 1:
+        from ethoray import experiment as alone
+
+        alone.run(experiment, folder, tell)
+    else:
+        from ethoray.cluster import launch
+
+        launch(experiment, folder, workers, log=tell)
 
 
 def scores(folder: Path) -> Iterable[str]:
@@ -160,9 +201,8 @@ def _lines(rows: Mapping[str, tuple[float, ...]], metrics: Mapping[str, str], ov
         yield f"  {name:<{width}}  {value:.3f}  [{low:.3f}, {high:.3f}]  {metrics.get(name, '')}"
 
 
-def _labelled(task: Task, recordings: Sequence[Recording]) -> str:
-    values = [np.atleast_1d(np.asarray(r.labels[task.name])) for r in recordings if task.name in r.labels]
-    known = np.concatenate(values) if values else np.zeros(0)
+def _labelled(task: Task, labels: Sequence[Mapping[str, np.ndarray | float]]) -> str:
+    known = np.concatenate([np.atleast_1d(np.asarray(found[task.name])) for found in labels])
     known = known[np.isfinite(known)]
     if task.kind == "binary":
         return f"{int((known > 0).sum())} of {len(known)} {task.level}s positive"

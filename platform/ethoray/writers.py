@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ def write_table(tracks: Tracks, path: str | Path, *, recording: str, fps: float)
         raise WriteError(f"{path}: a table ends in .parquet or .csv")
     if not fps > 0:
         raise WriteError(f"{path}: a frame rate of {fps!r}")
+    if path.suffix == ".csv":
+        _inert(path, (recording, *tracks.individuals, *tracks.names))
     frames, animals, points, space = tracks.keypoints.shape
     frame, animal, point = (index.reshape(-1) for index in np.indices((frames, animals, points)))
     columns = {
@@ -45,7 +47,7 @@ def write_table(tracks: Tracks, path: str | Path, *, recording: str, fps: float)
         columns["confidence"] = _floats(tracks.confidence)
     buffer = io.BytesIO()
     if path.suffix == ".parquet":
-        pq.write_table(pa.table(columns), buffer, compression="zstd", store_schema=False)
+        pq.write_table(pa.table(columns), buffer, compression="zstd", store_schema=False, row_group_size=1 << 17)
     else:
         arrow_csv.write_csv(pa.table(columns), buffer)
     _whole(path, buffer.getvalue())
@@ -53,6 +55,7 @@ def write_table(tracks: Tracks, path: str | Path, *, recording: str, fps: float)
 
 def write_deeplabcut(tracks: Tracks, path: str | Path, *, scorer: str = "ethoray") -> None:
     """DeepLabCut's csv: three header rows, or four with individuals when there are several animals."""
+    _inert(Path(path), (scorer, *tracks.individuals, *tracks.names))
     frames, animals, points, space = tracks.keypoints.shape
     measured = tracks.confidence is not None
     coords = [*"xyz"[:space], *(["likelihood"] if measured else [])]
@@ -100,6 +103,15 @@ def write_submission(embeddings: Mapping[str, np.ndarray], path: str | Path, *, 
     document[()] = {"frame_number_map": spans, "embeddings": joined}
     np.save(buffer, document, allow_pickle=True)
     _whole(path, buffer.getvalue())
+
+
+def _inert(path: Path, names: Sequence[str]) -> None:
+    """Refuse names that a spreadsheet would run as a formula; quoted, they would not be read back as they are."""
+    for name in names:
+        if name[:1] in ("=", "+", "-", "@", "\t", "\r"):
+            raise WriteError(
+                f"{path}: a spreadsheet would run the name {name!r} as a formula; rename it, or use .parquet"
+            )
 
 
 def _floats(values: np.ndarray) -> pa.Array:

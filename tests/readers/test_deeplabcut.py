@@ -153,6 +153,38 @@ def test_a_file_cut_within_its_header_is_not_tracks(file):
         readers.tracks(file)
 
 
+def test_ensembles_of_lightning_pose_are_read_past_their_spread(file):
+    coords = ("x", "y", "likelihood", "x_ens_median", "y_ens_median", "x_ens_var", "y_posterior_var")
+    found = readers.tracks(write(file, table(coords=coords)))
+    assert found.keypoints.shape == (4, 1, 2, 2) and found.names == POINTS
+    np.testing.assert_allclose(found.keypoints[1, 0, 1], [805, 905.5])
+
+
+def test_columns_of_picture_paths_are_passed_over(file):
+    cells = table()
+    paths = [["", ""]] * 3 + [["m1", f"img{t:03}, of m\u00fcll.png"] for t in range(4)]
+    shifted = [[row[0], *more, *row[1:]] for row, more in zip(cells, paths, strict=True)]
+    text = "\n".join(",".join(f'"{cell}"' if "," in cell else cell for cell in row) for row in shifted)
+    for encoding in ("utf-8", "latin-1", "utf-16"):
+        file.write_bytes(text.encode(encoding))
+        np.testing.assert_allclose(readers.tracks(file).keypoints[2, 0], [[102.5, 203], [404, 504.5]])
+
+
+@pytest.mark.parametrize("empty", ["nan", "NaN", "NAN", "NA", "N/A", "null", "None", ""])
+def test_every_word_for_nothing_is_missing(file, empty):
+    cells = table()
+    cells[4][1:3] = [empty, empty]
+    found = readers.tracks(write(file, cells))
+    assert np.isnan(found.keypoints[1, 0, 0]).all() and found.notes == ()
+
+
+def test_a_file_cut_within_its_last_line_is_an_error(file):
+    write(file, table(frames=200))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ReadError, match=r"line 203: \d cells, the header has 7; is the file cut off"):
+        readers.tracks(file)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="recordings are not here")
 @pytest.mark.parametrize(
     ("pattern", "shape"),

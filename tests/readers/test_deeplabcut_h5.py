@@ -65,6 +65,44 @@ def test_negative_confidence_is_an_error(tmp_path):
         readers.tracks(frame(tmp_path / "a.h5", names(), np.full((3, 6), -1.0)))
 
 
+def fixed(path, columns, values):
+    """A data frame as pandas' fixed format lays it out: every level's names once, and a label a column."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("df_with_missing")
+        group.attrs["pandas_type"] = b"frame"
+        group["block0_values"] = values
+        for n, level in enumerate(zip(*columns, strict=True)):
+            names = sorted(set(level))
+            group[f"block0_items_level{n}"] = np.array(names, dtype="S")
+            group[f"block0_items_label{n}"] = [names.index(name) for name in level]
+    return path
+
+
+def test_the_fixed_layout_is_read_from_its_plain_arrays(tmp_path):
+    values = np.arange(18.0).reshape(3, 6) / 20
+    found = readers.tracks(fixed(tmp_path / "a.h5", COLUMNS, values))
+    assert found.names == ("nose", "tail") and found.individuals == ("individual_0",)
+    np.testing.assert_allclose(found.keypoints[2, 0, 1], values[2, 3:5])
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["df_with_missing/block0_items_label1"][...] = 7
+    with pytest.raises(ReadError, match="block0_items_label1 points outside its 2 names"):
+        readers.tracks(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("layout", ["fixed", "table"])
+def test_unique_bodyparts_are_no_animal(tmp_path, layout):
+    columns = [("net", i, p, c) for i in ("a", "b") for p in ("nose", "tail") for c in ("x", "y", "likelihood")]
+    columns += [("net", "single", p, c) for p in ("corner", "feeder") for c in ("x", "y", "likelihood")]
+    values = np.arange(18.0 * 2).reshape(2, 18)
+    write = fixed if layout == "fixed" else lambda path, named, cells: frame(path, names(named), cells)
+    path = write(tmp_path / "a.h5", columns, values)
+    found = readers.tracks(path)
+    assert found.individuals == ("a", "b") and found.names == ("nose", "tail")
+    assert found.notes == ("2 unique bodyparts left out, they are no animal: corner, feeder",)
+    assert readers.layout(path).notes == found.notes and readers.layout(path).frames == 2
+    np.testing.assert_allclose(found.keypoints[1, 1, 0], [24, 25])
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="recordings are not here")
 @pytest.mark.parametrize(
     ("name", "shape"),

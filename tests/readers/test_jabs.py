@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ethoray import readers
-from ethoray.readers import ReadError
+from ethoray.readers import ReadError, jabs
 
 DATA = Path("../shared/data")
 
@@ -59,6 +59,37 @@ def test_tracklets_take_the_place_lost_longest_ago(tmp_path):
 def test_a_wrong_file_names_the_key(tmp_path, confidence, more, message):
     with pytest.raises(ReadError, match=message):
         readers.tracks(pose(tmp_path / "a.h5", points(2, 2), confidence, **more))
+
+
+def test_version_4_knows_its_mice_and_version_6_adds_outlines(tmp_path):
+    identity, hidden = np.array([[2, 1], [1, 0], [2, 1]], dtype=np.uint32), np.zeros((3, 2), dtype=bool)
+    hidden[1, 1] = True
+    more = {"instance_embed_id": identity, "id_mask": hidden, "instance_count": np.array([2, 1, 2], "u1"),
+            "instance_track_id": np.array([[5, 3], [8, 0], [1, 2]], "u4"), "identity_embeds": np.zeros((3, 2, 4), "f4"),
+            "instance_id_center": np.zeros((2, 4))}  # fmt: skip
+    path = pose(tmp_path / "v4.h5", points(3, 2), np.ones((3, 2, 12), "f4"), **more)
+    found = readers.tracks(path)
+    np.testing.assert_array_equal(found.keypoints[:, :, 0, 0], [[101, 100], [100, np.nan], [101, 100]])
+    with h5py.File(path, "a") as file:
+        file["static_objects/corners"] = np.zeros((4, 2), "u2")
+        file["poseest/seg_data"] = np.full((3, 2, 1, 5, 2), -1, "i4")
+        file["poseest/longterm_seg_id"] = identity
+    np.testing.assert_array_equal(readers.tracks(path).keypoints, found.keypoints)
+
+
+def test_a_later_mouse_and_tracklets_across_scans_keep_their_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(jabs, "_SCAN", 3)
+    track = np.array([[0, 9], [0, 9], [0, 9], [0, 4], [7, 4], [7, 4], [7, 4]], dtype=np.uint32)
+    count = np.array([1, 1, 2, 2, 2, 2, 2], "u1")
+    path = pose(tmp_path / "v3.h5", points(7, 2), np.ones((7, 2, 12), "f4"), instance_track_id=track,
+                instance_count=count)  # fmt: skip
+    found = readers.tracks(path)
+    nan = np.nan  # 9 is seen in frame 2 only; 4 comes after it, 7 after 0
+    np.testing.assert_array_equal(found.keypoints[:, :, 0, 0].T, [[100] * 7, [nan, nan, 101, 101, 101, 101, 101]])
+    assert found.notes == ("4 tracklets joined to 2 individuals, who may change",)
+    with pytest.raises(ReadError, match="no mouse in any frame"):
+        readers.tracks(pose(tmp_path / "a.h5", points(2, 1), np.ones((2, 1, 12), "f4"),
+                            instance_count=np.zeros(2, "u1")))  # fmt: skip
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="recordings are not here")

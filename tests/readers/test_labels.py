@@ -3,6 +3,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from ethoray import readers
 from ethoray.readers import ReadError, behaviordepot, boris, intervals, onehot
@@ -156,10 +157,34 @@ def test_matlab_files_that_hold_something_else_are_refused(tmp_path, content, me
         readers.labels(depot(tmp_path / "hB.mat", content), "m1.csv")
 
 
-def test_older_matlab_files_are_refused_with_advice(tmp_path):
+def test_older_matlab_files_are_read_too(tmp_path):
+    seen = np.array([[0, 1, 1, 0]], dtype=np.uint8)
+    tree = {"Freezing": {"Vector": seen, "Bouts": np.array([[2, 3]])}, "Note": "nothing"}
+    scipy.io.savemat(tmp_path / "hB.mat", {"hBehavior": tree, "Other": 1})
+    found = readers.labels(tmp_path / "hB.mat", "m1.csv")
+    assert found.behaviours == ("Freezing",)
+    np.testing.assert_array_equal(found.frames("Freezing", 4, 1), [0, 1, 1, 0])
+    scipy.io.savemat(tmp_path / "odd.mat", {"hBehavior": {"Freezing": {"Vector": np.array([[0, 7]])}}})
+    with pytest.raises(ReadError, match="hBehavior/Freezing/Vector holds other numbers"):
+        readers.labels(tmp_path / "odd.mat", "m1.csv")
+    scipy.io.savemat(tmp_path / "params.mat", {"Params": 1})
+    with pytest.raises(ReadError, match="unknown format"):
+        readers.labels(tmp_path / "params.mat", "m1.csv")
+
+
+def test_damaged_matlab_files_are_refused_with_advice(tmp_path):
     (tmp_path / "hB.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: MACI64")
-    with pytest.raises(ReadError, match=r"MATLAB 5\.0 file; in MATLAB, save it again"):
+    with pytest.raises(ReadError, match=r"hB\.mat: not a readable MATLAB file with hBehavior .* save it again"):
         readers.labels(tmp_path / "hB.mat", "m1.csv")
+
+
+def test_a_table_of_several_recordings_is_not_one(file):
+    file.write_text("file,rater,from,to,type,ID\nA_j,j,0,1,rear,A\nB_j,j,0,1,rear,B\n")
+    with pytest.raises(ReadError, match=r"column 'id' tells 2 recordings \(A, B\), none of them 'somebody'"):
+        readers.labels(file, "somebody.csv")
+    assert readers.labels(file, "B.csv").behaviours == ("rear",)
+    file.write_text("file,rater,from,to,type\nA_j,j,0,1,rear\nA_k,k,0,1,rear\n")
+    assert len(readers.labels(file, "somebody.csv").raters) == 2, "one file a rater is one recording"
 
 
 def test_a_column_a_behaviour_is_read(file):

@@ -6,11 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ethoray import store
+from ethoray.ingest import ingest
+from ethoray.parts import gather
 from ethoray.readers import ReadError
-from ethoray.readers.own import match, own
+from ethoray.readers import own as owned
+from ethoray.readers.matching import match
 from ethoray.readers.splits import assign
 
 DATA = Path("../shared/data")
+
+
+def own(*given, **options):
+    """The card and the recordings in memory."""
+    card, parts = owned.own(*given, **options)
+    return card, gather(parts)
 
 
 def pose(folder, name="m1", seconds=60, points=("nose", "tail_base"), fps=10, seed=0, missing=None):
@@ -113,9 +122,11 @@ def test_an_individual_that_is_never_seen_is_kept_and_counted(tmp_path):
     file = tmp_path / "m1.csv"
     rows = [f"{t},{t},1,," for t in range(300)]
     file.write_text("\n".join(["scorer,n,n,n,n", "individuals,a,a,b,b", "bodyparts,p,p,p,p", "coords,x,y,x,y", *rows]))
-    card, recordings = own([file], (), 10)
+    card, parts = owned.own([file], (), 10)
+    recordings = gather(parts)
     assert recordings[0].individuals == ("a", "b") and np.isnan(recordings[0].keypoints[:, 1]).all()
-    assert "m1: individual 'b' has no position in any frame; kept, masked" in card.notes
+    dataset = ingest(card, parts, tmp_path / "mine", progress=False)
+    assert "m1: individual 'b' has no position in any frame; kept, masked" in dataset.card.notes
 
 
 def test_a_behaviour_that_cannot_be_a_task_is_named_with_the_fix(tmp_path):

@@ -31,6 +31,16 @@ def test_broken_files_are_errors(tmp_path):
         readers.tracks(path)
 
 
+def test_several_header_rows_are_passed_over(tmp_path):
+    path = tmp_path / "a.csv"
+    names = HEAD.removesuffix("\n").split(",")
+    above = ",".join(["scorer", *["SimBA"] * (len(names) - 1)]) + "\n" + ",".join(["bp", *names[1:]]) + "\n"
+    path.write_text(above.replace("_x", " ").replace("_y", " ").replace("_p", " ") + HEAD + "0,1,2,1,3,4,1,7,0.2,1\n")
+    found = readers.tracks(path)
+    assert readers.sniff(path) is simba and found.keypoints[0, :, 0].tolist() == [[1, 2], [3, 4]]
+    assert readers.labels(path, "a.csv").values["attack"].tolist() == [1] and readers.layout(path).frames == 1
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="recordings are not here")
 def test_real_files_are_read():
     path = DATA / "mouse_pair_crim13_simba/Tvideo_80_trim.csv"

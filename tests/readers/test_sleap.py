@@ -102,6 +102,42 @@ def test_a_project_of_impossible_points_is_an_error(tmp_path):
         readers.tracks(path)
 
 
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_an_export_that_was_not_turned_is_the_same(tmp_path, nodes):
+    tracks = np.random.default_rng(0).normal(size=(4, 2, nodes, 5))
+    tracks[1, :, :, 2] = np.nan
+    scores, given = np.random.default_rng(1).uniform(size=(4, nodes, 5)), [b"n%d" % n for n in range(nodes)]
+    names = (b"a", b"b", b"c", b"d")
+    turned = readers.tracks(analysis(tmp_path / "a.h5", tracks, given, names, point_scores=scores))
+    other = readers.tracks(analysis(tmp_path / "b.h5", tracks.T, given, names, point_scores=scores.T))
+    np.testing.assert_array_equal(turned.keypoints, other.keypoints)
+    np.testing.assert_array_equal(turned.confidence, other.confidence)
+    assert np.isnan(turned.keypoints[2, 1]).all() and turned.names[0] == "n0"
+
+
+def test_projects_before_1_1_count_from_the_corner_of_the_first_pixel(tmp_path):
+    path = project(tmp_path / "a.slp")
+    new = readers.tracks(path)
+    with h5py.File(path, "a") as file:
+        file["metadata"].attrs["format_id"] = 1.0
+    np.testing.assert_allclose(readers.tracks(path).keypoints, new.keypoints - 0.5)
+
+
+def test_a_project_with_its_pictures_and_without_its_video_is_read_alike(tmp_path):
+    path = project(tmp_path / "a.slp")
+    plain = readers.tracks(path)
+    with h5py.File(path, "a") as file:
+        file["video0/video"] = np.zeros((2, 50), dtype=np.int8)
+        file["video0/frame_numbers"] = np.array([0, 2])
+        file["videos_json"] = np.array([b'{"backend": {"filename": "/not/there.mp4"}}'])
+    np.testing.assert_array_equal(readers.tracks(path).keypoints, plain.keypoints)
+
+
+def test_a_frame_that_nobody_is_tracked_in_still_counts(tmp_path):
+    path = project(tmp_path / "a.slp", track=(0, 1, -1))
+    assert readers.tracks(path).keypoints.shape[0] == readers.layout(path).frames == 3
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="recordings are not here")
 def test_the_two_real_files_agree():
     one, other = (readers.tracks(DATA / f"fly_pair_sleap/predictions.{e}") for e in ("analysis.h5", "slp"))

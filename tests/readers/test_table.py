@@ -20,7 +20,7 @@ def test_a_table_of_times_gives_tracks_and_the_frame_rate(tmp_path):
         ("0,m,nose,1,2\n0,m,nose,1,2\n", "one value|stands twice"),
         ("0,m,nose,1,2\n1,m,nose,1,2\n1,m,nose,1,2\n", "stands twice in frame 1"),
         ("0,m,nose,1,2\n1,m,nose,1,2\n2,m,nose,1,2\n2.4,m,nose,1,2\n", "not regular"),
-        ("0,m,nose,1,b\n", "'b'"),
+        ("0,m,nose,1,2\n1,m,nose,1,b\n", r"line 3, column 5 \(y\): 'b'"),
         ("", "a.csv"),
     ],
 )

@@ -6,13 +6,11 @@ the arena, not the animal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ethoray.readers.columns import CONFIDENCE, Place, assembled, numbers
-from ethoray.readers.contents import ReadError, Tracks, decode, rows, separator
+from ethoray.readers.columns import CONFIDENCE, Place, Sheet, first_lines
+from ethoray.readers.contents import Layout, ReadError, Tracks, decode, rows, separator
 
 WHAT = "Anipose tracks (csv with columns <keypoint>_x, _y, _z, _error, _score)"
 
@@ -23,29 +21,32 @@ def sniffs(head: bytes, path: Path) -> bool:
     return any({f"{k}_z", f"{k}_error"} <= set(names) or {f"{k}_z", f"{k}_score"} <= set(names) for k in _points(names))
 
 
-def tracks(path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0) -> Tracks:
-    """Read one file; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
-    text = decode(path.read_bytes())
-    names, sep = _names(text)
+def layout(path: Path, ignore: Sequence[str] = ()) -> Layout:
+    """What the file holds."""
+    return _sheet(path, ignore).layout()
+
+
+def pieces(
+    path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0, frames: int | None = None
+) -> Iterator[Tracks]:
+    """Consecutive tracks; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
+    return _sheet(path, ignore).pieces(min_confidence, frames)
+
+
+def _sheet(path: Path, ignore: Sequence[str]) -> Sheet:
+    names, sep = _names(first_lines(path, 1))
     dropped = {name.casefold() for name in ignore}
     places: dict[Place, int] = {}
-    wanted: list[int] = []
     for point in _points(names):
         for coord, ending in (("x", "x"), ("y", "y"), ("z", "z"), (CONFIDENCE, "score")):
             column = f"{point}_{ending}"
             if names.count(column) > 1:
                 raise ReadError(f"{path}, line 1: column {column!r} stands twice")
             if column in names and point.casefold() not in dropped:
-                places["individual_0", point, coord] = len(wanted)
-                wanted.append(names.index(column))
+                places["individual_0", point, coord] = names.index(column)
     if not places:
         raise ReadError(f"{path}: no keypoint is left")
-    counted = "fnum" in names
-    values = numbers(path, text, sep, 1, names, [*wanted, names.index("fnum")] if counted else wanted)
-    if counted and not np.array_equal(values[:, -1], values[0, -1] + np.arange(len(values))):
-        line = int(np.flatnonzero(values[1:, -1] - values[:-1, -1] != 1)[0]) + 3
-        raise ReadError(f"{path}, line {line}, column fnum: frames do not follow one another")
-    return assembled(path, places, values, min_confidence, ", line 1")
+    return Sheet(path, sep, 1, names, places, names.index("fnum") if "fnum" in names else None)
 
 
 def _names(text: str) -> tuple[list[str], str]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
 _TRACKER = re.compile(r"(DLC[_-]|DeepCut[_-]).*$")
 _SUFFIX = re.compile(
-    r"\.(csv|tsv|txt|h5|hdf5|mat|json|mp4|avi|mov|mkv|mpg|mpeg|wmv|slp|parquet|npy|npz|annot)$", re.IGNORECASE
+    r"\.(csv|tsv|txt|h5|hdf5|mat|json|mp4|avi|mov|mkv|mpg|mpeg|wmv|slp|parquet|npy|npz|annot|nwb|videoPositionTracking)$",
+    re.IGNORECASE,
 )
+_PIECE = 1 << 24  # bytes
 
 
 class ReadError(ValueError):
@@ -40,6 +43,88 @@ class Tracks:
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a pose file holds, without its numbers.
+
+    Attributes
+    ----------
+    frames: how many there are.
+    individuals, names: of the animals and of the keypoints.
+    space: coordinates of a keypoint, 2 or 3.
+    fps: frame rate that the file states, or None.
+    notes: facts about what is left out, as far as they are known without the numbers.
+    """
+
+    frames: int
+    individuals: tuple[str, ...]
+    names: tuple[str, ...]
+    space: int
+    fps: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Counted(str):
+    """A note whose numbers add up over the pieces of a recording, as in "3 of 40 keypoints masked".
+
+    Made of a pattern with {} for every number, and the numbers.
+    """
+
+    pattern: str
+    numbers: tuple[int, ...]
+
+    def __new__(cls, pattern: str, *numbers: int) -> Counted:
+        """The text with its numbers filled in."""
+        note = super().__new__(cls, pattern.format(*numbers))
+        note.pattern, note.numbers = pattern, numbers
+        return note
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # pickled as pattern and numbers
+        return (self.pattern, *self.numbers)
+
+
+def added(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes of consecutive pieces as those of the whole: counts of one kind are summed, other notes stand once."""
+    plain: dict[str, None] = {}
+    counts: dict[str, tuple[int, ...]] = {}
+    for note in notes:
+        if isinstance(note, Counted):
+            before = counts.get(note.pattern, (0,) * len(note.numbers))
+            counts[note.pattern] = tuple(a + b for a, b in zip(before, note.numbers, strict=True))
+        else:
+            plain[note] = None
+    return (*plain, *(Counted(pattern, *counts[pattern]) for pattern in sorted(counts)))
+
+
+def joined(path: Path, pieces: Iterable[Tracks]) -> Tracks:
+    """Consecutive pieces of a recording as one; ReadError when there is none."""
+    found = list(pieces)
+    if not found:
+        raise ReadError(f"{path}: it has no frame")
+    first, notes = found[0], added(note for piece in found for note in piece.notes)
+    if len(found) == 1:
+        return replace(first, notes=notes)
+    keypoints = np.concatenate([piece.keypoints for piece in found])
+    scores = [piece.confidence for piece in found if piece.confidence is not None]
+    return replace(first, keypoints=keypoints, confidence=np.concatenate(scores) if scores else None, notes=notes)
+
+
+def cut(tracks: Tracks, frames: int | None = None) -> Iterator[Tracks]:
+    """Tracks that are in memory as consecutive pieces of so many frames; notes of the whole stand in the first."""
+    length, animals, points, space = tracks.keypoints.shape
+    step = frames or worth(animals * points * (space + 1))
+    for start in range(0, length, step):
+        part = slice(start, start + step)
+        confidence = None if tracks.confidence is None else tracks.confidence[part]
+        notes = () if start else tracks.notes
+        yield replace(tracks, keypoints=tracks.keypoints[part], confidence=confidence, notes=notes)
+
+
+def worth(numbers: int) -> int:
+    """How many frames of so many numbers make a piece, about 16 MB."""
+    return max(1, _PIECE // (4 * max(numbers, 1)))
 
 
 @dataclass(frozen=True)
@@ -105,20 +190,25 @@ Labels = Bouts | FrameLabels
 
 def masked(path: Path, keypoints: np.ndarray, confidence: np.ndarray | None, minimum: float) -> tuple[str, ...]:
     """Make positions NaN, in place, that are incomplete or less confident than the minimum; notes that count them."""
-    if np.isinf(keypoints).any():
-        raise ReadError(f"{path}: {int(np.isinf(keypoints).sum())} coordinates are infinite")
     if confidence is not None and (confidence < 0).any():
         raise ReadError(f"{path}: confidence is negative, {np.nanmin(confidence):g} at the least; it begins at 0")
     notes: list[str] = []
-    missing = np.isnan(keypoints)
-    partly = missing.any(-1) & ~missing.all(-1)
-    keypoints[partly] = np.nan
-    if partly.any():
-        notes.append(f"{int(partly.sum())} keypoints with some but not all coordinates masked")
+    absent = np.zeros(keypoints.shape[:-1], dtype=bool)
+    finite = np.isfinite(keypoints)
+    if not finite.all():
+        axes = [~finite[..., axis] for axis in range(keypoints.shape[-1])]
+        absent = np.logical_and.reduce(axes)
+        partly = np.logical_or.reduce(axes) & ~absent
+        if np.isinf(keypoints).any():
+            raise ReadError(f"{path}: {int(np.isinf(keypoints).sum())} coordinates are infinite")
+        if partly.any():
+            keypoints[partly] = np.nan
+            notes.append(Counted("{} keypoints with some but not all coordinates masked", int(partly.sum())))
     if minimum > 0 and confidence is not None:
-        unsure = (confidence < minimum) & ~missing.all(-1)
+        unsure = (confidence < minimum) & ~absent
         keypoints[unsure] = np.nan
-        notes.append(f"{int(unsure.sum())} of {unsure.size} keypoints below confidence {minimum:g} masked")
+        pattern = f"{{}} of {{}} keypoints below confidence {minimum:g} masked"
+        notes.append(Counted(pattern, int(unsure.sum()), unsure.size))
     return tuple(notes)
 
 

@@ -9,14 +9,15 @@ animal. They are left out, and noted.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ethoray.readers.columns import CONFIDENCE, Place, assembled, numbers
-from ethoray.readers.contents import ReadError, Tracks, decode, rows, separator
+from ethoray.readers.columns import CONFIDENCE, Place, Sheet, first_lines
+from ethoray.readers.contents import Layout, ReadError, Tracks, decode, rows, separator
 
 WHAT = "DeepLabCut or Lightning Pose tracks (csv, one animal or several)"
+_LINES = 12  # of which the header is a part
 _HEADER = ("scorer", "individuals", "bodyparts", "coords")
 _SPREAD = re.compile(r"[xyz]_(ens_median|ens_var|posterior_var)")  # what ensembles of Lightning Pose networks add
 
@@ -26,19 +27,39 @@ def sniffs(head: bytes, path: Path) -> bool:
     return _header(decode(head)) is not None
 
 
-def tracks(path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0) -> Tracks:
-    """Read one file; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
-    text = decode(path.read_bytes())
-    header = _header(text)
+def layout(path: Path, ignore: Sequence[str] = ()) -> Layout:
+    """What the file holds."""
+    return _sheet(path, ignore).layout()
+
+
+def pieces(
+    path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0, frames: int | None = None
+) -> Iterator[Tracks]:
+    """Consecutive tracks; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
+    sheet = _sheet(path, ignore)
+    notes = _pictures(path, sheet.line)
+    for piece in sheet.pieces(min_confidence, frames):
+        yield replace(piece, notes=(*piece.notes, *notes))
+        notes = ()
+
+
+def _pictures(path: Path, line: int) -> tuple[str, ...]:
+    """A note where rows are named after pictures, as labelled frames are, which need not follow one another."""
+    first = first_lines(path, line + 1).splitlines()[line:]
+    named = first and re.search(r"\.(png|jpe?g|tiff?|bmp)\b", first[0], re.IGNORECASE)
+    return (
+        ("rows are named after pictures; whether these follow one another in time is not in the file",) if named else ()
+    )
+
+
+def _sheet(path: Path, ignore: Sequence[str]) -> Sheet:
+    header = _header(first_lines(path, _LINES))
     if header is None:
         raise ReadError(f"{path}: no header rows named bodyparts and coords")
     places = _places(path, header, ignore)
     cells = header.cells
     named = [f"{name!r} {coord}" for name, coord in zip(cells["bodyparts"], cells["coords"], strict=True)]
-    wanted = range(header.first, len(named))
-    values = numbers(path, text, header.sep, header.line, named, wanted)
-    shifted = {place: column - header.first for place, column in places.items()}
-    return assembled(path, shifted, values, min_confidence, f", line {header.line}")
+    return Sheet(path, header.sep, header.line, named, places)
 
 
 @dataclass(frozen=True)
@@ -50,7 +71,7 @@ class _Header:
 
 
 def _header(text: str) -> _Header | None:
-    lines = text.splitlines()[:12]
+    lines = text.splitlines()[:_LINES]
     sep = separator(next((line for line in lines if "bodyparts" in line), ""))
     found: dict[str, list[str]] = {}
     for number, cells in enumerate(rows("\n".join(lines), sep), start=1):

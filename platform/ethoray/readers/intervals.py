@@ -85,4 +85,14 @@ def _of_recording(
         raise ReadError(
             f"{path}: column {names[known['recording']]!r} has no row of {wanted!r}; it holds {', '.join(held[:10])}"
         )
+    lower = [name.lower() for name in names]
+    for name in ("id", "file"):
+        if name in lower:
+            held = sorted({row[lower.index(name)] for _, row in table})
+            raters = len({row[known["rater"]] for _, row in table}) if "rater" in known and name == "file" else 1
+            if len(held) > raters:
+                raise ReadError(
+                    f"{path}: column {name!r} tells {len(held)} recordings ({', '.join(held[:5])}), none of them "
+                    f"{wanted!r}; add a column recording with the pose files' names, or keep one recording's rows"
+                )
     return table

@@ -8,20 +8,23 @@ tell its frame rate (30 in this pipeline).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ethoray.readers.contents import ReadError, Tracks, masked, numbered, without
-from ethoray.readers.hdf5 import array, holds, opened
+from ethoray.readers.contents import Layout, ReadError, Tracks, numbered
+from ethoray.readers.hdf5 import Sliced, dataset, holds, opened, read
 
 WHAT = "JABS tracks (pose_est h5, versions 2 to 6)"
 KEYPOINTS = (
     "nose", "left ear", "right ear", "base neck", "left front paw", "right front paw", "centre spine",
     "left rear paw", "right rear paw", "base tail", "mid tail", "tip tail",
 )  # fmt: skip
+_SCAN = 1 << 18  # frames
+_MOST_MICE = 1000
 
 
 def sniffs(head: bytes, path: Path) -> bool:
@@ -29,82 +32,141 @@ def sniffs(head: bytes, path: Path) -> bool:
     return holds(head, path, "poseest/points", "poseest/confidence")
 
 
-def tracks(path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0) -> Tracks:
-    """Read one file; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
+def layout(path: Path, ignore: Sequence[str] = ()) -> Layout:
+    """What the file holds."""
     with opened(path) as file:
-        points = array(path, file, "poseest/points", "fiu").astype(np.float32)
-        scores = array(path, file, "poseest/confidence", "f").astype(np.float32)
-        if points.ndim == 3 and scores.ndim == 2:
-            points, scores = points[:, None], scores[:, None]
-        if points.ndim != 4 or points.shape[2:] != (len(KEYPOINTS), 2) or not points.size:
-            raise ReadError(f"{path}: poseest/points has shape {points.shape}, expected (frame, mouse, 12, 2)")
-        if scores.shape != points.shape[:3]:
-            raise ReadError(f"{path}: poseest/confidence has shape {scores.shape}, poseest/points {points.shape}")
-        if (scores < 0).any():
-            raise ReadError(f"{path}: poseest/confidence is negative, {scores.min():g} at the least; it begins at 0")
-        identity, notes = _identity(path, file, points.shape[:2])
-    animals = int(identity.max()) + 1
-    if animals < 1:
+        return _sliced(path, file).without(path, ignore)[0]
+
+
+def pieces(
+    path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0, frames: int | None = None
+) -> Iterator[Tracks]:
+    """Consecutive tracks; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
+    with opened(path) as file:
+        yield from _sliced(path, file).pieces(path, ignore, min_confidence, frames)
+
+
+def _sliced(path: Path, file: h5py.File) -> Sliced:
+    points = dataset(path, file, "poseest/points", "fiu")
+    scores = dataset(path, file, "poseest/confidence", "f")
+    alone = points.ndim == 3 and scores.ndim == 2
+    shape = (len(points), 1, *points.shape[1:]) if alone else points.shape
+    if len(shape) != 4 or shape[2:] != (len(KEYPOINTS), 2) or not points.size:
+        raise ReadError(f"{path}: poseest/points has shape {points.shape}, expected (frame, mouse, 12, 2)")
+    if scores.shape != points.shape[:-1]:
+        raise ReadError(f"{path}: poseest/confidence has shape {scores.shape}, poseest/points {points.shape}")
+    slots = _slots(path, file, shape[:2])
+
+    def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        found = read(path, points, slice(start, stop)).reshape(-1, *shape[1:])
+        seen = read(path, scores, slice(start, stop)).astype(np.float32).reshape(found.shape[:-1])
+        if (seen < 0).any():
+            raise ReadError(f"{path}: poseest/confidence is negative, {seen.min():g} at the least; it begins at 0")
+        identity = slots.identity(start, stop)
+        frame, slot = np.nonzero(identity >= 0)
+        keypoints = np.full((len(found), slots.animals, *shape[2:]), np.nan, dtype=np.float32)
+        confidence = np.full(keypoints.shape[:3], np.nan, dtype=np.float32)
+        kept, place = seen[frame, slot], identity[frame, slot]
+        keypoints[frame, place] = np.where(kept[..., None] > 0, found[frame, slot][..., ::-1], np.float32(np.nan))
+        confidence[frame, place] = kept
+        return keypoints, confidence
+
+    return Sliced(Layout(shape[0], numbered(slots.animals), KEYPOINTS, 2, None, slots.notes), part)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Which individual stands in every slot of every frame.
+
+    Attributes
+    ----------
+    identity: of frames start to stop, int (frame, slot), -1 where there is nobody.
+    animals: how many individuals there are.
+    """
+
+    identity: Callable[[int, int], np.ndarray]
+    animals: int
+    notes: tuple[str, ...] = ()
+
+
+def _slots(path: Path, file: h5py.File, shape: tuple[int, int]) -> _Slots:
+    """By identity (versions 4 and later), else by tracklet (3), else by slot (2); what is read whole is a scan."""
+    count = _same(path, file, "instance_count", shape[:1])
+    embedded = _same(path, file, "instance_embed_id", shape)
+    hidden = _same(path, file, "id_mask", shape) if embedded is not None else None
+    tracklets = _same(path, file, "instance_track_id", shape) if embedded is None else None
+
+    def stored(start: int, stop: int) -> np.ndarray:
+        part, here = slice(start, stop), np.arange(shape[1])
+        present = np.ones((stop - start, shape[1]), dtype=bool)
+        if count is not None:
+            present &= here < read(path, count, part).astype(np.int64)[:, None]
+        if hidden is not None:
+            present &= read(path, hidden, part) == 0
+        if embedded is not None:
+            return np.where(present, read(path, embedded, part).astype(np.int64) - 1, -1)
+        return np.where(present, here if tracklets is None else read(path, tracklets, part).astype(np.int64), -1)
+
+    spans = _spans(stored(start, min(start + _SCAN, shape[0])) for start in range(0, shape[0], _SCAN))
+    highest = max(spans, default=-1)
+    if highest < 0:
         raise ReadError(f"{path}: poseest has no mouse in any frame")
-    frame, slot = np.nonzero(identity >= 0)
-    keypoints = np.full((len(points), animals, *points.shape[2:]), np.nan, dtype=np.float32)
-    confidence = np.full(keypoints.shape[:3], np.nan, dtype=np.float32)
-    seen = scores[frame, slot]
-    keypoints[frame, identity[frame, slot]] = np.where(seen[..., None] > 0, points[frame, slot][..., ::-1], np.nan)
-    confidence[frame, identity[frame, slot]] = seen
-    places = without(path, KEYPOINTS, ignore)
-    keypoints, confidence = keypoints[:, :, places], confidence[:, :, places]
-    notes += masked(path, keypoints, confidence, min_confidence)
-    return Tracks(keypoints, confidence, numbered(animals), tuple(KEYPOINTS[i] for i in places), notes)
+    if tracklets is not None:
+        return _joined(spans, stored)
+    if highest >= _MOST_MICE:
+        raise ReadError(f"{path}: poseest/instance_embed_id is up to {highest + 1}; that many mice?")
 
-
-def _identity(path: Path, file: h5py.File, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The individual in every slot of every frame, int (frame, slot), -1 where there is none; and notes."""
-    pose = file["poseest"]
-    if "instance_count" in pose:
-        count = _same(path, file, "instance_count", shape[:1])
-        present = np.arange(shape[1]) < count[:, None]
-    else:
-        present = np.ones(shape, dtype=bool)
-    if "instance_embed_id" in pose:
-        stored = _same(path, file, "instance_embed_id", shape)
-        if "id_mask" in pose:
-            present = present & (_same(path, file, "id_mask", shape) == 0)
-        identity = np.where(present, stored - 1, -1)
-    elif "instance_track_id" in pose:
-        tracklets = np.where(present, _same(path, file, "instance_track_id", shape), -1)
-        identity, number = _joined(tracklets)
-        notes = (f"{number} tracklets joined to {identity.max() + 1} individuals, who may change",)
-        return identity, notes if number > identity.max() + 1 else ()
-    else:
-        identity = np.where(present, np.arange(shape[1]), -1)
-    if identity.max() >= 1000:
-        raise ReadError(f"{path}: poseest/instance_embed_id is up to {identity.max() + 1}; that many mice?")
-    for animal in range(int(identity.max()) + 1):
-        twice = np.flatnonzero((identity == animal).sum(1) > 1)
+    def identity(start: int, stop: int) -> np.ndarray:
+        found = stored(start, stop)
+        ordered = np.sort(found, axis=1)
+        twice = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
         if len(twice):
-            raise ReadError(f"{path}: poseest/instance_embed_id has mouse {animal + 1} twice in frame {twice[0]}")
-    return identity, ()
+            frame, mouse = start + twice[0, 0], ordered[tuple(twice[0])] + 1
+            raise ReadError(f"{path}: poseest/instance_embed_id has mouse {mouse} twice in frame {frame}")
+        return found
+
+    return _Slots(identity, highest + 1)
 
 
-def _same(path: Path, file: h5py.File, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    values = array(path, file, f"poseest/{key}", "iub").astype(np.int64)
-    if values.shape != shape:
-        raise ReadError(f"{path}: poseest/{key} has shape {values.shape}, expected {shape}")
-    return values
+def _same(path: Path, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset | None:
+    if key not in file["poseest"]:
+        return None
+    data = dataset(path, file, f"poseest/{key}", "iub")
+    if data.shape != shape:
+        raise ReadError(f"{path}: poseest/{key} has shape {data.shape}, expected {shape}")
+    return data
 
 
-def _joined(tracklets: np.ndarray) -> tuple[np.ndarray, int]:
+def _spans(parts: Iterable[np.ndarray]) -> dict[int, tuple[int, int]]:
+    """First and last frame of every number that is not negative, from consecutive (frame, slot)."""
+    spans: dict[int, tuple[int, int]] = {}
+    start = 0
+    for part in parts:
+        flat, width = part.reshape(-1), part.shape[1]
+        values, first = np.unique(flat, return_index=True)
+        last = len(flat) - 1 - np.unique(flat[::-1], return_index=True)[1]
+        for value, begin, end in zip(values.tolist(), first // width, last // width, strict=True):
+            if value >= 0:
+                spans[value] = (spans.get(value, (start + int(begin), 0))[0], start + int(end))
+        start += len(part)
+    return spans
+
+
+def _joined(spans: Mapping[int, tuple[int, int]], stored: Callable[[int, int], np.ndarray]) -> _Slots:
     """Individuals out of tracklets: each takes the place that has been free longest."""
-    spans = {}
-    for tracklet in np.unique(tracklets[tracklets >= 0]):
-        frames = np.flatnonzero((tracklets == tracklet).any(1))
-        spans[int(tracklet)] = (int(frames[0]), int(frames[-1]))
     ends: list[int] = []
-    identity = np.full(tracklets.shape, -1, dtype=np.int64)
-    for tracklet, (first, last) in sorted(spans.items(), key=lambda item: item[1]):
+    places: dict[int, int] = {}
+    for tracklet, (first, last) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
         free = [place for place, end in enumerate(ends) if end < first]
         place = min(free, key=lambda p: ends[p]) if free else len(ends)
         ends[place : place + 1] = [last]
-        identity[tracklets == tracklet] = place
-    return identity, len(spans)
+        places[tracklet] = place
+    known = np.array(sorted(places))
+    individual = np.array([places[tracklet] for tracklet in known.tolist()])
+
+    def identity(start: int, stop: int) -> np.ndarray:
+        found = stored(start, stop)
+        return np.where(found >= 0, individual[np.searchsorted(known, found).clip(0, len(known) - 1)], -1)
+
+    notes = (f"{len(places)} tracklets joined to {len(ends)} individuals, who may change",)
+    return _Slots(identity, len(ends), notes if len(places) > len(ends) else ())

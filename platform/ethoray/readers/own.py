@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ethoray import readers
+from ethoray.parts import Part
 from ethoray.readers import splits
-from ethoray.readers.contents import Labels, ReadError, Tracks, stem
-from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task
+from ethoray.readers.contents import Labels, Layout, ReadError, stem
+from ethoray.readers.matching import match
+from ethoray.readers.splits import Stretch
+from ethoray.readers.streamed import File, Reading
+from ethoray.schema import Card, SchemaError, Skeleton, Task
+
+if TYPE_CHECKING:
+    from ethoray.cleaning import Step
 
 _FRONT = ("nose", "snout", "nosetip", "snouttip", "tipofnose", "muzzle", "head", "headcentre", "headcenter", "neck")
 _BACK = ("tailbase", "basetail", "baseoftail", "tailroot", "tailstart", "tailhead", "rump", "tail", "tailbegin")
 _TOLERANCE_SECONDS = 1.0
+_PART_BYTES = 64 << 20  # keypoints of short files that are read together
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,8 @@ class _Source:
     name: str
     subject: str
     pose: Path
-    tracks: Tracks
+    layout: Layout
+    label: Path | None
     labels: Labels | None
 
 
@@ -41,15 +50,18 @@ def own(
     ignore_behaviours: Sequence[str] = (),
     front: str | None = None,
     back: str | None = None,
-    min_confidence: float = 0.0,
+    cleaning: Sequence[Step] = (),
     test: float = 0.33,
     blocks: int | None = None,
     gap: float = 1.0,
     seed: int = 0,
     labels_beyond: Literal["error", "cut"] = "error",
     species: str = "unstated",
-) -> tuple[Card, list[Recording]]:
-    """Read pose and label files; times in seconds.
+) -> tuple[Card, list[Part]]:
+    """Pose and label files as a card and the parts to read them by; times in seconds.
+
+    Only what the files hold is looked at here, and the labels; ``ingest`` reads them piece by piece, and
+    ``parts.gather`` into memory.
 
     Parameters
     ----------
@@ -60,7 +72,8 @@ def own(
     ignore: keypoints to leave out, such as corners of the arena, or those that a file lacks.
     ignore_behaviours: labels that are no behaviour; names starting with an underscore are always left out.
     front, back: keypoints of the body axis; guessed from the names by default.
-    min_confidence: keypoints below it are masked, and counted in the card's notes.
+    cleaning: declared steps that change the tracks, as ``cleaning.steps`` makes them; the card names them, and
+        its notes count what they did.
     test: fraction of recordings or blocks on the test side.
     blocks, gap: with fewer than three recordings or two subjects, or when blocks is given, every recording is
         cut in so many contiguous blocks with ``gap`` seconds between them (split "gap").
@@ -68,28 +81,32 @@ def own(
 
     Raises ReadError naming the file and what to do about it.
     """
-    sources = _sources(poses, labels, subjects, ignore, ignore_behaviours, min_confidence)
+    sources = _sources(poses, labels, subjects, ignore, ignore_behaviours)
     rate = _fps(sources, fps)
     keypoints = _keypoints(sources, ignore)
     skeleton = Skeleton(keypoints, (), *_axis(keypoints, front, back))
     behaviours = tuple(dict.fromkeys(b for s in sources if s.labels for b in s.labels.behaviours))
-    notes = [f"{s.name}: {note}" for s in sources for note in s.tracks.notes]
+    notes = [f"{s.name}: {note}" for s in sources for note in s.layout.notes]
     if skeleton.front is None:
         notes.append("no body axis: no keypoint is called nose or tail base; name them with front and back")
-    whole = [_recording(s, rate, skeleton, behaviours, labels_beyond, notes) for s in sources]
-    recordings, rule = _split(whole, test, blocks, gap, seed)
-    notes += _balance(recordings, behaviours)
+    for source in sources:
+        notes += _check_length(source, rate, behaviours, labels_beyond)
+    reading = Reading(skeleton, behaviours, rate, tuple(cleaning), tuple(ignore), tuple(ignore_behaviours))
+    files, counts, rule = _split(sources, reading, test, blocks, gap, seed)
+    notes += _balance(files, counts, behaviours)
     card = Card(
         name=name,
         species=species,
-        fps=rate,
+        fps=reading.fps,
         skeleton=skeleton,
         tasks=tuple(_task(b, sources) for b in behaviours),
         split_rule=rule,
+        unit=reading.unit,
         source=", ".join(s.pose.name for s in sources),
         notes=tuple(notes),
+        cleaning=tuple(step.describe() for step in cleaning),
     )
-    return card, recordings
+    return card, _parts(sources, files, reading)
 
 
 def _sources(
@@ -98,7 +115,6 @@ def _sources(
     subjects: Sequence[str],
     ignore: Sequence[str],
     ignore_behaviours: Sequence[str],
-    min_confidence: float,
 ) -> list[_Source]:
     paths = [Path(p) for p in poses]
     if not paths:
@@ -116,54 +132,20 @@ def _sources(
             name=name,
             subject=subjects[i] if subjects else name,
             pose=path,
-            tracks=readers.tracks(path, ignore=ignore, min_confidence=min_confidence),
+            layout=readers.layout(path, ignore=ignore),
+            label=matched.get(path),
             labels=readers.labels(matched[path], path, ignore=ignore_behaviours) if path in matched else None,
         )
         for i, (name, path) in enumerate(names.items())
     ]
 
 
-def match(labels: Sequence[Path], poses: Sequence[Path]) -> dict[Path, Path]:
-    """The label file of every pose file that has one; raises ReadError naming both when it is not certain."""
-    matched: dict[Path, Path] = {}
-    for label in labels:
-        mentioned = readers.recordings(label)
-        owners = [p for p in poses if stem(p) in mentioned]
-        if not owners:
-            owners = list(poses) if len(labels) == len(poses) == 1 else [_owner(label, poses)]
-        for pose in owners:
-            if pose in matched:
-                raise ReadError(f"{matched[pose]} and {label} both label {pose.name}; give one, or join them")
-            matched[pose] = label
-    return matched
-
-
-def _owner(label: Path, poses: Sequence[Path]) -> Path:
-    likeness = [_likeness(stem(label), stem(p)) for p in poses]
-    best = [p for p, words in zip(poses, likeness, strict=True) if words == max(likeness)]
-    if max(likeness) == 0:
-        raise ReadError(
-            f"{label} belongs to none of the pose files ({', '.join(p.name for p in poses[:3])}); leave it out, "
-            "or rename it to begin like its pose file"
-        )
-    if len(best) > 1:
-        raise ReadError(f"{label} could belong to {best[0].name} or {best[1].name}; rename it to begin like one")
-    return best[0]
-
-
-def _likeness(one: str, other: str) -> int:
-    """How many words two names begin with in common; none when they go on with different numbers."""
-    words = [re.findall(r"[a-z0-9]+", name.casefold()) for name in (one, other)]
-    common = next((i for i, (a, b) in enumerate(zip(*words, strict=False)) if a != b), min(map(len, words)))
-    ahead = [rest[common] for rest in words if len(rest) > common]
-    apart = len(ahead) == 2 and all(re.search(r"\d", word) for word in ahead)
-    return 0 if apart else common
-
-
 def _fps(sources: Sequence[_Source], fps: float | None) -> float:
+    if fps is not None and not (np.isfinite(fps) and fps > 0):
+        raise ReadError(f"the frame rate is a positive number (--fps 30), not {fps!r}")
     stated = {s.name: s.labels.fps for s in sources if s.labels and s.labels.fps}
     given = {"the one given": fps} if fps else {}
-    timed = {f"the track of {s.name}": s.tracks.fps for s in sources if s.tracks.fps}
+    timed = {f"the track of {s.name}": s.layout.fps for s in sources if s.layout.fps}
     rates = {**given, **timed, **{f"the labels of {name}": value for name, value in stated.items()}}
     if not rates:
         raise ReadError("the frame rate is in none of the files; give it (--fps 30)")
@@ -176,17 +158,17 @@ def _fps(sources: Sequence[_Source], fps: float | None) -> float:
 
 def _keypoints(sources: Sequence[_Source], ignore: Sequence[str]) -> tuple[str, ...]:
     first = sources[0]
-    everything = dict.fromkeys(k for s in sources for k in s.tracks.names)
+    everything = dict.fromkeys(k for s in sources for k in s.layout.names)
     for source in sources:
         for keypoint in everything:
-            if keypoint not in source.tracks.names:
+            if keypoint not in source.layout.names:
                 raise ReadError(
                     f"{source.pose}: no keypoint {keypoint!r}, which other files have; leave it out of all "
                     f"(--ignore {keypoint!r})"
                 )
-        if source.tracks.keypoints.shape[-1] != first.tracks.keypoints.shape[-1]:
+        if source.layout.space != first.layout.space:
             raise ReadError(f"{source.pose} and {first.pose} differ in their number of coordinates, 2 and 3")
-    return first.tracks.names
+    return first.layout.names
 
 
 def _axis(keypoints: Sequence[str], front: str | None, back: str | None) -> tuple[str, str] | tuple[None, None]:
@@ -206,44 +188,20 @@ def _axis(keypoints: Sequence[str], front: str | None, back: str | None) -> tupl
     return None, None
 
 
-def _recording(
-    source: _Source,
-    fps: float,
-    skeleton: Skeleton,
-    behaviours: Sequence[str],
-    beyond: Literal["error", "cut"],
-    notes: list[str],
-) -> Recording:
-    tracks = source.tracks
-    order = [tracks.names.index(k) for k in skeleton.keypoints]
-    frames = len(tracks.keypoints)
-    found = source.labels
-    if found is None and behaviours:
-        notes.append(f"{source.name}: unlabelled")
-    if found is not None:
-        over = found.seconds(fps) - frames / fps
-        if over > _TOLERANCE_SECONDS and beyond == "error":
-            raise ReadError(
-                f"{source.pose}: the labels last {found.seconds(fps):.1f} s, the track {frames / fps:.1f} s "
-                f"({frames} frames at {fps:g} fps); check the frame rate, or cut them (--labels-beyond cut)"
-            )
-        if over > _TOLERANCE_SECONDS:
-            notes.append(f"{source.name}: labels cut at the track's end, {over:.1f} s of them lost")
-    missing = np.isnan(tracks.keypoints).all(axis=(0, 2, 3))
-    notes += [
-        f"{source.name}: individual {tracks.individuals[i]!r} has no position in any frame; kept, masked"
-        for i in np.flatnonzero(missing)
-    ]
-    return Recording(
-        name=source.name,
-        subject=source.subject,
-        fps=fps,
-        skeleton=skeleton,
-        keypoints=tracks.keypoints[:, :, order],
-        confidence=None if tracks.confidence is None else tracks.confidence[:, :, order],
-        individuals=tracks.individuals,
-        labels={b: found.frames(b, frames, fps) if found else np.full(frames, np.nan) for b in behaviours},
-    )
+def _check_length(source: _Source, fps: float, behaviours: Sequence[str], beyond: Literal["error", "cut"]) -> list[str]:
+    """What is to be noted about the labels of a recording; ReadError when they outlast it."""
+    found, frames = source.labels, source.layout.frames
+    if found is None:
+        return [f"{source.name}: unlabelled"] if behaviours else []
+    over = found.seconds(fps) - frames / fps
+    if over <= _TOLERANCE_SECONDS:
+        return []
+    if beyond == "error":
+        raise ReadError(
+            f"{source.pose}: the labels last {found.seconds(fps):.1f} s, the track {frames / fps:.1f} s "
+            f"({frames} frames at {fps:g} fps); check the frame rate, or cut them (--labels-beyond cut)"
+        )
+    return [f"{source.name}: labels cut at the track's end, {over:.1f} s of them lost"]
 
 
 def _task(behaviour: str, sources: Sequence[_Source]) -> Task:
@@ -255,30 +213,77 @@ def _task(behaviour: str, sources: Sequence[_Source]) -> Task:
 
 
 def _split(
-    whole: list[Recording], test: float, blocks: int | None, gap: float, seed: int
-) -> tuple[list[Recording], str]:
+    sources: Sequence[_Source], reading: Reading, test: float, blocks: int | None, gap: float, seed: int
+) -> tuple[list[File], np.ndarray, str]:
+    """Every file with its stretches, positives and negatives (stretch, task, 2), and the rule in words."""
     if not 0 < test < 1 or gap < 0:
         raise ReadError(f"test is a fraction between 0 and 1 and gap is not negative, not {test!r} and {gap!r}")
     chosen = "; sides chosen so that every task has positives on both where possible"
-    if blocks is None and len(whole) >= 3 and len({r.subject for r in whole}) >= 2:
-        return splits.by_subject(whole, test, seed), "by subject" + chosen
-    pieces = splits.by_block(whole, test, seed, blocks, gap)
-    lengths = [p.frames / p.fps for p in pieces if p.split != "gap"]
-    count = "one recording" if len(whole) == 1 else f"{len(whole)} recordings"
-    return pieces, (
-        f"contiguous blocks of {np.mean(lengths):.1f} s with a gap of {gap:g} s: {count}, so scores are "
-        f"within-recording{chosen}"
-    )
+    fps = reading.fps
+    whole = [Stretch(s.name, s.subject, 0, reading.frames(s.layout.frames)) for s in sources]
+    apart = blocks is None and len(whole) >= 3 and len({s.subject for s in whole}) >= 2
+    cut = [[w] if apart else splits.blocks_of(w, fps, blocks, gap) for w in whole]
+    files = [
+        File(s.name, s.pose, s.label, s.layout.frames, w.frames, tuple(c))
+        for s, w, c in zip(sources, whole, cut, strict=True)
+    ]
+    counts = np.concatenate([_counts(s, f, reading) for s, f in zip(sources, files, strict=True)])
+    stretches = [stretch for pieces in cut for stretch in pieces]
+    if apart:
+        sided, rule = splits.by_subject(stretches, counts, test, seed), "by subject" + chosen
+    else:
+        sided = splits.by_block(stretches, counts, test, seed)
+        mean = np.mean([s.frames / fps for s in stretches if s.split != "gap"])
+        count = "one recording" if len(whole) == 1 else f"{len(whole)} recordings"
+        rule = (
+            f"contiguous blocks of {mean:.1f} s with a gap of {gap:g} s: {count}, so scores are "
+            f"within-recording{chosen}"
+        )
+    left = iter(sided)
+    return [replace(f, stretches=tuple(next(left) for _ in f.stretches)) for f in files], counts, rule
 
 
-def _balance(recordings: Sequence[Recording], behaviours: Sequence[str]) -> list[str]:
+def _counts(source: _Source, file: File, reading: Reading) -> np.ndarray:
+    """Positive and negative frames of every task in every stretch, (stretch, task, 2); one task at a time."""
+    counts = np.zeros((len(file.stretches), len(reading.behaviours), 2), dtype=np.int64)
+    for place, behaviour in enumerate(reading.behaviours if source.labels else ()):
+        assert source.labels is not None
+        track = reading.track(source.labels, behaviour, file)
+        for row, stretch in zip(counts, file.stretches, strict=True):
+            values = track[stretch.start : stretch.stop]
+            row[place] = (values == 1).sum(), (values == 0).sum()
+    return counts
+
+
+def _balance(files: Sequence[File], counts: np.ndarray, behaviours: Sequence[str]) -> list[str]:
     """How many positive frames each side has of each task."""
+    sides = np.asarray([stretch.split for file in files for stretch in file.stretches])
     notes = []
-    for behaviour in behaviours:
-        counts = {
-            side: sum(int((np.asarray(r.labels[behaviour]) == 1).sum()) for r in recordings if r.split == side)
-            for side in ("train", "test")
-        }
-        lack = "" if all(counts.values()) else ": cannot be scored"
-        notes.append(f"{behaviour}: {counts['train']} positive frames in train, {counts['test']} in test{lack}")
+    for place, behaviour in enumerate(behaviours):
+        train, test = (int(counts[sides == side, place, 0].sum()) for side in ("train", "test"))
+        lack = "" if train and test else ": cannot be scored"
+        notes.append(f"{behaviour}: {train} positive frames in train, {test} in test{lack}")
     return notes
+
+
+def _parts(sources: Sequence[_Source], files: Sequence[File], reading: Reading) -> list[Part]:
+    """Files that are read together: short ones up to about a shard's size, a long one alone."""
+    groups: list[list[File]] = []
+    held = 0
+    for source, file in zip(sources, files, strict=True):
+        layout = source.layout
+        size = 4 * layout.frames * len(layout.individuals) * len(layout.names) * (layout.space + 1)
+        if not groups or held + size > _PART_BYTES:
+            groups.append([])
+            held = 0
+        groups[-1].append(file)
+        held += size
+    return [
+        Part(
+            name=g[0].name if len(g) == 1 else f"{g[0].name} to {g[-1].name}",
+            make=partial(reading.read, tuple(g)),
+            frames=sum(file.frames for file in g),
+            stamp="; ".join(file.stamp for file in g),
+        )
+        for g in groups
+    ]

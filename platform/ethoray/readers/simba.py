@@ -7,16 +7,17 @@ are the last columns, as long as they hold 0 and 1; SimBA's Probability_ columns
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ethoray.readers.columns import CONFIDENCE, Place, assembled, numbers
-from ethoray.readers.contents import FrameLabels, ReadError, Tracks, decode, kept, rows, separator
+from ethoray.readers.columns import CONFIDENCE, Place, Sheet, first_lines, numbers
+from ethoray.readers.contents import FrameLabels, Layout, ReadError, Tracks, decode, kept, rows, separator
 
 WHAT = "SimBA tracks or labels (csv with columns <part>_x, <part>_y, <part>_p)"
+_LINES = 4  # of which one is the header
 _FEATURE = re.compile(r"low_prob_detections|probability_", re.IGNORECASE)
 
 
@@ -25,29 +26,36 @@ def sniffs(head: bytes, path: Path) -> bool:
     return _header(decode(head)) is not None
 
 
-def tracks(path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0) -> Tracks:
-    """Read one file; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
-    text = decode(path.read_bytes())
-    header = _known(path, text)
+def layout(path: Path, ignore: Sequence[str] = ()) -> Layout:
+    """What the file holds."""
+    return _sheet(path, ignore).layout()
+
+
+def pieces(
+    path: Path, ignore: Sequence[str] = (), min_confidence: float = 0.0, frames: int | None = None
+) -> Iterator[Tracks]:
+    """Consecutive tracks; keypoints in ``ignore`` are left out, those less confident than the minimum become NaN."""
+    return _sheet(path, ignore).pieces(min_confidence, frames)
+
+
+def _sheet(path: Path, ignore: Sequence[str]) -> Sheet:
+    header = _known(path, first_lines(path, _LINES))
     animals = _animals(header.parts)
     dropped = {name.casefold() for name in ignore}
     places: dict[Place, int] = {}
-    wanted: list[int] = []
     for part, first in header.parts.items():
         individual, name = animals[part]
         if name.casefold() not in dropped:
             for offset, coord in enumerate(("x", "y", CONFIDENCE)):
-                places[individual, name, coord] = len(wanted)
-                wanted.append(first + offset)
+                places[individual, name, coord] = first + offset
     if not places:
         raise ReadError(f"{path}: no keypoint is left")
-    values = numbers(path, text, header.sep, header.line, header.names, wanted)
-    return assembled(path, places, values, min_confidence, f", line {header.line}")
+    return Sheet(path, header.sep, header.line, header.names, places)
 
 
 def labels(path: Path, pose: str, ignore: Sequence[str] = ()) -> FrameLabels:
     """Read one file."""
-    text = decode(path.read_bytes())
+    text = first_lines(path, _LINES + 1)
     header = _known(path, text)
     after = max(header.parts.values()) + 3
     first = text.split("\n", header.line)[-1].split("\n", 1)[0]
@@ -62,13 +70,14 @@ def labels(path: Path, pose: str, ignore: Sequence[str] = ()) -> FrameLabels:
         candidates.insert(0, column)
     if not candidates:
         raise ReadError(f"{path}: its last column, {header.names[-1]!r}, is no behaviour of 0 and 1")
-    values = numbers(path, text, header.sep, header.line, header.names, candidates)
-    good = [bool(np.isin(v[~np.isnan(v)], (0, 1)).all()) for v in values.T]
+    found = zip(*numbers(path, header.sep, header.line, header.names, candidates), strict=True)
+    values = [np.concatenate(column) for column in found]
+    good = [bool(np.isin(v[~np.isnan(v)], (0, 1)).all()) for v in values]
     begin = max((i + 1 for i, fine in enumerate(good) if not fine), default=0)
     if begin == len(good):
         raise ReadError(f"{path}: column {header.names[-1]!r} holds other numbers than 0 and 1")
-    found = {header.names[c].removesuffix("_prediction"): i for i, c in enumerate(candidates) if i >= begin}
-    return FrameLabels({name: values[:, found[name]].astype(np.float32) for name in kept(found, ignore)})
+    places = {header.names[c].removesuffix("_prediction"): i for i, c in enumerate(candidates) if i >= begin}
+    return FrameLabels({name: values[places[name]].astype(np.float32) for name in kept(places, ignore)})
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class _Header:
 
 
 def _header(text: str) -> _Header | None:
-    for line, content in enumerate(text.splitlines()[:4], start=1):
+    for line, content in enumerate(text.splitlines()[:_LINES], start=1):
         sep = separator(content)
         names = rows(content, sep)[0] if content.strip() else []
         plain = [name.lower() for name in names]

@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from ethoray.readers.contents import ReadError
-from ethoray.schema import Recording
 
 _BLOCK_SECONDS, _MOST_BLOCKS, _DRAWS = 10.0, 20, 256
 
 
-def by_subject(recordings: Sequence[Recording], test: float, seed: int) -> list[Recording]:
-    """Whole subjects go to the test side, about the fraction ``test`` of them, at least one on each side."""
-    subjects = list(dict.fromkeys(r.subject for r in recordings))
-    members = [[r for r in recordings if r.subject == s] for s in subjects]
-    sides = assign(np.stack([_counts(m) for m in members]), test, seed)
-    chosen = {s for s, tested in zip(subjects, sides, strict=True) if tested}
-    return [replace(r, split="test" if r.subject in chosen else "train") for r in recordings]
+@dataclass(frozen=True)
+class Stretch:
+    """Frames ``start`` to ``stop`` of a file, which become one recording of the dataset."""
+
+    name: str
+    subject: str
+    start: int
+    stop: int
+    split: str = "train"
+
+    @property
+    def frames(self) -> int:
+        """How many frames it has."""
+        return self.stop - self.start
 
 
-def by_block(
-    recordings: Sequence[Recording], test: float, seed: int, blocks: int | None, gap: float
-) -> list[Recording]:
-    """Each recording is cut in contiguous blocks, in train or test; the frames between them go to split "gap"."""
-    pieces = [p for r in recordings for p in _cut(r, _default_blocks(r, gap) if blocks is None else blocks, gap)]
-    cut = [p for p in pieces if p.split != "gap"]
-    sides = iter(assign(np.stack([_counts([p]) for p in cut]), test, seed))
-    return [p if p.split == "gap" else replace(p, split="test" if next(sides) else "train") for p in pieces]
+def by_subject(stretches: Sequence[Stretch], counts: np.ndarray, test: float, seed: int) -> list[Stretch]:
+    """Whole subjects go to the test side, about the fraction ``test`` of them, at least one on each side.
+
+    ``counts`` (stretch, task, 2) are the positive and negative frames of every stretch.
+    """
+    subjects = np.asarray([s.subject for s in stretches])
+    known = list(dict.fromkeys(subjects.tolist()))
+    sides = assign(np.stack([counts[subjects == subject].sum(0) for subject in known]), test, seed)
+    chosen = {s for s, tested in zip(known, sides, strict=True) if tested}
+    return [replace(s, split="test" if s.subject in chosen else "train") for s in stretches]
+
+
+def by_block(stretches: Sequence[Stretch], counts: np.ndarray, test: float, seed: int) -> list[Stretch]:
+    """Blocks go to train or test; what is in split "gap" stays there. ``counts`` as for ``by_subject``."""
+    cut = [i for i, s in enumerate(stretches) if s.split != "gap"]
+    sides = dict(zip(cut, assign(counts[cut], test, seed), strict=True))
+    return [
+        s if s.split == "gap" else replace(s, split="test" if sides[i] else "train") for i, s in enumerate(stretches)
+    ]
+
+
+def blocks_of(whole: Stretch, fps: float, blocks: int | None, gap: float) -> list[Stretch]:
+    """A recording cut in contiguous blocks; the ``gap`` seconds between two of them are in split "gap".
+
+    ``blocks`` None makes blocks of about ten seconds, 2 to 20 of them. Raises ReadError when a block would be
+    shorter than a second.
+    """
+    frames = whole.frames
+    if blocks is None:
+        blocks = min(max(int((frames / fps + gap) // (_BLOCK_SECONDS + gap)), 2), _MOST_BLOCKS)
+    space = round(gap * fps)
+    usable = frames - (blocks - 1) * space
+    if blocks < 2 or usable < blocks * fps:
+        raise ReadError(
+            f"recording {whole.name!r}: {frames / fps:.1f} s do not give {blocks} blocks of a second or more "
+            f"with gaps of {gap:g} s; give more recordings, fewer blocks or a smaller gap"
+        )
+    edges = np.round(np.linspace(0, usable, blocks + 1)).astype(int).tolist()
+    pieces = []
+    for block, (first, last) in enumerate(pairwise(edges)):
+        start, stop = first + block * space, last + block * space
+        pieces.append(_part(whole, start, stop, fps, "train"))
+        if space and block < blocks - 1:
+            pieces.append(_part(whole, stop, stop + space, fps, "gap"))
+    return pieces
 
 
 def assign(counts: np.ndarray, test: float, seed: int) -> np.ndarray:
@@ -70,44 +113,6 @@ def _candidates(groups: int, number: int, rng: np.random.Generator) -> Iterator[
         yield sides
 
 
-def _counts(recordings: Sequence[Recording]) -> np.ndarray:
-    """Positive and negative frames of every task, (task, 2)."""
-    tracks = [[np.asarray(v) for v in r.labels.values()] for r in recordings]
-    counts = [[[(t == 1).sum(), (t == 0).sum()] for t in labels] for labels in tracks]
-    return np.asarray(counts, dtype=np.int64).reshape(len(recordings), -1, 2).sum(0)
-
-
-def _default_blocks(recording: Recording, gap: float) -> int:
-    seconds = recording.frames / recording.fps
-    return min(max(int((seconds + gap) // (_BLOCK_SECONDS + gap)), 2), _MOST_BLOCKS)
-
-
-def _cut(recording: Recording, blocks: int, gap: float) -> list[Recording]:
-    fps, frames = recording.fps, recording.frames
-    space = round(gap * fps)
-    usable = frames - (blocks - 1) * space
-    if blocks < 2 or usable < blocks * fps:
-        raise ReadError(
-            f"recording {recording.name!r}: {frames / fps:.1f} s do not give {blocks} blocks of a second or more "
-            f"with gaps of {gap:g} s; give more recordings, fewer blocks or a smaller gap"
-        )
-    edges = np.round(np.linspace(0, usable, blocks + 1)).astype(int)
-    pieces = []
-    for block, (first, last) in enumerate(pairwise(edges)):
-        start, stop = first + block * space, last + block * space
-        pieces.append(_piece(recording, start, stop, "train"))
-        if space and block < blocks - 1:
-            pieces.append(_piece(recording, stop, stop + space, "gap"))
-    return pieces
-
-
-def _piece(recording: Recording, start: int, stop: int, split: str) -> Recording:
-    confidence = recording.confidence
-    return replace(
-        recording,
-        name=f"{recording.name}@{start / recording.fps:06.2f}-{stop / recording.fps:06.2f}s",
-        keypoints=recording.keypoints[start:stop],
-        confidence=None if confidence is None else confidence[start:stop],
-        labels={k: v[start:stop] if isinstance(v, np.ndarray) else v for k, v in recording.labels.items()},
-        split=split,
-    )
+def _part(whole: Stretch, start: int, stop: int, fps: float, split: str) -> Stretch:
+    name = f"{whole.name}@{start / fps:06.2f}-{stop / fps:06.2f}s"
+    return Stretch(name, whole.subject, whole.start + start, whole.start + stop, split)
