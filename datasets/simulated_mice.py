@@ -25,18 +25,21 @@ methods, timescales and the platform.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import mouse_body
 import mouse_model
 import numpy as np
 
-from ethoray import store
 from ethoray.geometry import MOUSE_KEYPOINTS
+from ethoray.ingest import Part, ingest
 from ethoray.schema import Card, Recording, Skeleton, Task, check_name
 from ethoray.social import RULES, behaviours
+from ethoray.store import StoreError
 
 FRAMES, CLIPS_A_GROUP, BLOCK = 1800, 4, 40
 SIZES = {"small": 480, "full": 5336}
@@ -128,25 +131,12 @@ def recording(index: int, hidden: mouse_model.Factors, truth: np.ndarray, rng: n
     )
 
 
-def in_parallel(recordings: int, seed: int) -> Iterator[Recording]:
-    """All recordings in order, simulated by Ray a block at a time with few blocks waiting to be written."""
-    import ray
-
-    from ethoray.stream import start_ray
-
-    start_ray(log_to_driver=False)
-    for module in (sys.modules[__name__], mouse_model, mouse_body):  # workers elsewhere do not have this folder
-        ray.cloudpickle.register_pickle_by_value(module)
-    block = ray.remote(simulate)
-    starts = iter(range(0, recordings, BLOCK))
-    waiting: list[ray.ObjectRef] = []
-    ahead = 1 + int(ray.cluster_resources()["CPU"])
-    while True:
-        while len(waiting) < ahead and (start := next(starts, None)) is not None:
-            waiting.append(block.remote(range(start, min(start + BLOCK, recordings)), seed))
-        if not waiting:
-            return
-        yield from ray.get(waiting.pop(0))
+def parts(recordings: int, seed: int) -> list[Part]:
+    """All recordings in order, a block a part; changed code makes them again."""
+    code = b"".join(Path(str(path)).read_bytes() for path in (__file__, mouse_model.__file__, mouse_body.__file__))
+    stamp = hashlib.sha256(code).hexdigest()
+    blocks = [range(start, min(start + BLOCK, recordings)) for start in range(0, recordings, BLOCK)]
+    return [Part(f"recordings {b[0]} to {b[-1]}", partial(simulate, b, seed), len(b) * FRAMES, stamp) for b in blocks]
 
 
 def main() -> None:
@@ -157,6 +147,7 @@ def main() -> None:
     parser.add_argument("--root", help="folder or URL of the store (default: $ETHORAY_STORE or store)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recordings", type=int, help="instead of the size's number")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core where it pays)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
     recordings = SIZES[args.size] if args.recordings is None else args.recordings
@@ -165,12 +156,21 @@ def main() -> None:
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: a seed is not negative")
     root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
-    dataset = store.prepare(
-        card(recordings, args.seed),
-        in_parallel(recordings, args.seed),
-        f"{root}/{check_name(args.out, 'dataset')}",
-        overwrite=args.overwrite,
-    )
+    if args.workers != 1:
+        import ray
+
+        for module in (mouse_model, mouse_body):  # processes elsewhere do not have this folder
+            ray.cloudpickle.register_pickle_by_value(module)
+    try:
+        dataset = ingest(
+            card(recordings, args.seed),
+            parts(recordings, args.seed),
+            f"{root}/{check_name(args.out, 'dataset')}",
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+    except StoreError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"{len(dataset.entries)} recordings of simulated mice in {dataset.uri}")
 
 

@@ -16,9 +16,8 @@ SOURCE = ROOT / "platform" / "ethoray"
 LAYERS = (  # an import may only go to the same line or further up this list
     {"schema", "registry"},
     {
-        "files", "shards", "parts", "packing", "dataset", "store", "meter", "readers", "cleaning", "cleaning_steps",
-        "filters", "quality", "quality_page", "findings", "motion", "timing", "balance", "video", "neural", "writers",
-        "geometry", "social", "metrics",
+        "files", "shards", "parts", "packing", "dataset", "store", "meter", "readers", "writers", "cleaning", "quality",
+        "video", "geometry", "social", "metrics",
     },
     {"batch", "stream", "ingest"},
     {"state", "monitors", "budget"},

@@ -8,8 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import savgol_filter
 
-from ethoray import cleaning, filters
-from ethoray.cleaning import CleaningError, Confidence, Interpolate, Outliers, Resample, Scale, Smooth, clean, steps
+from ethoray import cleaning
+from ethoray.cleaning import (
+    CleaningError,
+    Confidence,
+    Interpolate,
+    Outliers,
+    Resample,
+    Scale,
+    Smooth,
+    clean,
+    filters,
+    steps,
+)
 from ethoray.readers.contents import Tracks, added, joined
 
 NAN = float("nan")

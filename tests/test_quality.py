@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ethoray import findings, motion
-from ethoray.quality import Quality
-from ethoray.quality_page import page
+from ethoray.quality import Quality, findings, motion
+from ethoray.quality.page import page
 from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task
 
 TASKS = (Task("sniff"), Task("run"), Task("state", "multiclass", classes=("a", "b", "c")),

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ethoray import findings, store
+from ethoray import store
 from ethoray.dataset import Dataset
 from ethoray.files import Folder, StoreError
 from ethoray.meter import Meter
 from ethoray.packing import Writer
 from ethoray.parts import Fragment, Ledger, Part, compose
-from ethoray.quality import Quality
+from ethoray.quality import Quality, findings
 from ethoray.schema import Card
 
 __all__ = ["Part", "ingest"]

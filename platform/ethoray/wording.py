@@ -150,7 +150,7 @@ def describe(dataset: Dataset) -> Iterable[str]:
 
 def quality(dataset: Dataset) -> str:
     """Write the page about what was counted while a dataset was written, beside it; where it is."""
-    from ethoray.quality_page import page
+    from ethoray.quality.page import page
 
     folder = Folder(dataset.uri)
     document = json.loads(folder.read(QUALITY) or b"{}")

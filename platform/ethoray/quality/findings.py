@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ethoray import motion, timing
+from ethoray.quality import motion, timing
 
 Document = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ethoray import filters
+from ethoray.cleaning import filters
 from ethoray.readers.contents import Counted, Tracks
 
 _ROUNDING = 1e-6  # frames: 0.1 s at 30 fps is three frames, whatever floats make of it

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ethoray import motion, timing
-from ethoray.balance import Balance
+from ethoray.quality import motion, timing
+from ethoray.quality.balance import Balance
 from ethoray.schema import Recording, SchemaError, Skeleton, Task
 
 CONFIDENCE_BINS = 20

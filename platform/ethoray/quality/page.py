@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ethoray import findings, motion
+from ethoray.quality import findings, motion
 from ethoray.schema import Card
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from ethoray import filters
-from ethoray.cleaning_steps import (
+from ethoray.cleaning import filters
+from ethoray.cleaning.kinds import (
     CleaningError,
     Confidence,
     Interpolate,
