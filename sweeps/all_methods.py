@@ -13,24 +13,15 @@ import optuna
 import pandas as pd
 
 from ethoray import methods
-from ethoray.batch import Windows
 from ethoray.experiment import Experiment
 from ethoray.figures import score_by
-from ethoray.learning import Budget
-from ethoray.probes.linear import Linear
-from ethoray.sweep import Flags, Sweep
+from ethoray.sweep import Flags, Sweep, usual
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """One method with one seed."""
     kind = methods.load(trial.suggest_categorical("method", list(methods.names())))
-    return Experiment(
-        data=Windows(flags.dataset, seconds=60.0),
-        method=kind(**kind.presets.get("small", {})),
-        probes=(Linear(),),
-        budget=Budget(steps=flags.steps),
-        seed=trial.suggest_categorical("seed", list(flags.seeds)),
-    )
+    return usual(kind(**kind.presets.get("small", {})), trial, flags)
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:

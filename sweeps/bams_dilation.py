@@ -12,14 +12,11 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from ethoray.batch import Windows
 from ethoray.experiment import Experiment
 from ethoray.figures import score_against
-from ethoray.learning import Budget
 from ethoray.methods.bams import BAMS
 from ethoray.nn.tcn import receptive_field
-from ethoray.probes.linear import Linear
-from ethoray.sweep import Flags, Sweep
+from ethoray.sweep import Flags, Sweep, usual
 
 FPS = 30.0
 MEMORIES = {"2 s": (4, 2), "5 s": (4, 3), "11 s": (4, 4), "45 s": (5, 4)}  # blocks, dilation
@@ -29,13 +26,7 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """BAMS whose long encoder remembers this far."""
     blocks, dilation = MEMORIES[trial.suggest_categorical("memory", list(MEMORIES))]
     memory = {"long_channels": (32,) * blocks, "long_dilation": dilation}
-    return Experiment(
-        data=Windows(flags.dataset, seconds=60.0),
-        method=BAMS(**{**BAMS.presets["small"], **memory}),
-        probes=(Linear(),),
-        budget=Budget(steps=flags.steps),
-        seed=trial.suggest_categorical("seed", list(flags.seeds)),
-    )
+    return usual(BAMS(**{**BAMS.presets["small"], **memory}), trial, flags)
 
 
 def reach(run: pd.Series) -> float:

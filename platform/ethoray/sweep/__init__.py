@@ -32,9 +32,10 @@ from ethoray.sweep import console
 from ethoray.sweep.flags import Flags, parse, runs, shelf
 from ethoray.sweep.proposals import Candidate, Proposals, Question, grid, open_journal, settle
 from ethoray.sweep.trial import SweepError, resolve, train
+from ethoray.sweep.usual import usual
 from ethoray.tracking import Mirror
 
-__all__ = ["Flags", "Sweep", "SweepError"]
+__all__ = ["Flags", "Sweep", "SweepError", "usual"]
 
 Picture = Callable[[pd.DataFrame, Path], list[Path]]
 

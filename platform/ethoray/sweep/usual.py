@@ -1,0 +1,25 @@
+"""The experiment that most questions vary one thing of."""
+
+from __future__ import annotations
+
+import optuna
+
+from ethoray.batch import Windows
+from ethoray.experiment import Experiment
+from ethoray.learning import Budget, Method
+from ethoray.probes import Probe
+from ethoray.probes.linear import Linear
+from ethoray.sweep.flags import Flags
+
+
+def usual(
+    method: Method, trial: optuna.Trial, flags: Flags, *, seconds: float = 60.0, probes: tuple[Probe, ...] = (Linear(),)
+) -> Experiment:
+    """This method on windows of a minute, for the steps of the flags, judged linearly; the seed is the trial's."""
+    return Experiment(
+        data=Windows(flags.dataset, seconds=seconds),
+        method=method,
+        probes=probes,
+        budget=Budget(steps=flags.steps),
+        seed=trial.suggest_categorical("seed", list(flags.seeds)),
+    )

@@ -1,0 +1,34 @@
+"""Which part of BAMS does the work?
+
+The rows of the paper's Table 3: all of it, ten frames ahead one by one instead of their histogram, no bootstrap, one
+network with the reach of the long one; and no distance regression, of its Table 2. The same steps for all.
+
+    python sweeps/bams_ablation.py
+    ray job submit -- python sweeps/bams_ablation.py
+"""
+
+import optuna
+
+from ethoray.experiment import Experiment
+from ethoray.methods.bams import BAMS
+from ethoray.sweep import Flags, Sweep, usual
+
+PARTS: dict[str, dict[str, object]] = {
+    "everything": {},
+    "frames instead of histograms": {"objective": "sequential"},
+    "no bootstrap": {"alpha": 0.0},
+    "one network": {"short_channels": ()},
+    "no distances": {"interaction": 0.0},
+}
+
+
+def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
+    """BAMS without one of its parts."""
+    part = PARTS[trial.suggest_categorical("part", list(PARTS))]
+    return usual(BAMS(**{**BAMS.presets["small"], **part}), trial, flags)
+
+
+sweep = Sweep("bams_ablation", candidate, metric="strain/*")
+
+if __name__ == "__main__":
+    sweep.main()

@@ -1,0 +1,41 @@
+"""How long should training windows be?
+
+The same methods, frames and steps; only the length of a window changes, and with it how many there are in a batch.
+
+    python sweeps/windows.py
+    ray job submit -- python sweeps/windows.py
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from ethoray import methods
+from ethoray.experiment import Experiment
+from ethoray.figures import score_against
+from ethoray.sweep import Flags, Sweep, usual
+
+SECONDS = (10.0, 20.0, 60.0)
+METHODS = ("bams", "byol", "ts2vec", "msae", "vqvame")
+
+
+def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
+    """One method on windows of this length, as many frames in a batch as with a minute."""
+    kind = methods.load(trial.suggest_categorical("method", list(METHODS)))
+    seconds = trial.suggest_categorical("seconds", list(SECONDS))
+    experiment = usual(kind(**kind.presets["small"]), trial, flags, seconds=seconds)
+    size = round(experiment.data.batch_size * 60 / seconds)
+    return replace(experiment, data=replace(experiment.data, batch_size=size))
+
+
+def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
+    """Score against the length of a window."""
+    return score_against(scores, lambda run: run["data.seconds"], "training window (s)", folder / "windows")
+
+
+sweep = Sweep("windows", candidate, metric="*/all", direction="maximize", picture=picture)
+
+if __name__ == "__main__":
+    sweep.main()
