@@ -39,6 +39,7 @@ check: $(READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	$(BIN)/python -m ethoray.report.check reports
 
 bench: $(READY)
 	for file in $(filter-out %/timing.py,$(wildcard tests/bench/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

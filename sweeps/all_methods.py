@@ -20,7 +20,7 @@ from ethoray.sweep import Flags, Sweep, usual
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """One method with one seed."""
-    kind = methods.load(trial.suggest_categorical("method", list(methods.names())))
+    kind = methods.load(trial.suggest_categorical("method", list(methods.names("keypoints"))))
     return usual(kind(**kind.presets.get("small", {})), trial, flags)
 
 
@@ -30,7 +30,7 @@ def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 sweep = Sweep(
-    "all_methods", candidate, metric="*/all", direction="maximize", picture=picture, smoke_trials=len(methods.names())
+    "all_methods", candidate, metric="*/all", direction="maximize", picture=picture, smoke_trials=len(methods.names("keypoints"))
 )
 
 if __name__ == "__main__":

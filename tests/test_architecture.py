@@ -24,11 +24,11 @@ LAYERS = (  # an import may only go to the same line or further up this list
     {"learning"},
     {"nn"},
     {"methods"},
-    {"embedding", "probes", "reconstruction", "submission", "mabe22"},
+    {"embedding", "probes", "reconstruction", "forecast", "submission", "mabe22"},
     {"experiment", "record", "tallies"},
-    {"cluster", "tracking"},
-    {"sweep", "leaderboard", "tables", "comparison", "published", "report", "figures"},
-    {"cli", "wording", "testing", "__init__"},
+    {"cluster", "tracking", "unseen"},
+    {"sweep", "leaderboard", "tables", "comparison", "published", "report", "figures", "moments"},
+    {"cli", "judging", "wording", "testing", "__init__"},
 )  # fmt: skip
 DOORS = {
     "ray": {"stream", "ingest", "cluster", "sweep"},

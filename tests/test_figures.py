@@ -5,7 +5,11 @@ import pandas as pd
 import pytest
 
 from ethoray import figures
-from ethoray.figures import OKABE_ITO, score_against, score_by
+from ethoray.figures import OKABE_ITO, FigureError, score_against, score_by
+from ethoray.figures.behaviour import shares
+from ethoray.figures.inside import frequencies, perplexity
+from ethoray.figures.spaces import ordered
+from ethoray.schema import Skeleton
 
 
 def toy_scores() -> pd.DataFrame:
@@ -63,7 +67,7 @@ def test_a_figure_of_methods_is_written_as_svg_and_png(tmp_path):
 @pytest.mark.parametrize(("metric", "best_first"), [("f1", ["one", "two", "other"]), ("mse", ["other", "two", "one"])])
 def test_the_best_method_is_on_top(metric, best_first, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or [])
+    monkeypatch.setattr(figures.scores, "save", lambda figure, path: drawn.append(figure) or [])
     score_by(methods_scores(metric), "method", tmp_path / "methods")
     (ax,) = drawn[0].axes
     heights = {label.get_text(): place for place, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
@@ -77,7 +81,124 @@ def test_the_best_method_is_on_top(metric, best_first, tmp_path, monkeypatch):
 
 def test_levels_and_metrics_have_panels_of_their_own(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or [])
+    monkeypatch.setattr(figures.scores, "save", lambda figure, path: drawn.append(figure) or [])
     both = pd.concat([methods_scores("f1"), methods_scores("mse").assign(level="recording")])
     score_by(both, "method", tmp_path / "methods")
     assert [ax.get_xlabel() for ax in drawn[0].axes] == ["F1", "mean squared error (lower is better)"]
+
+
+EVIL = "_<script>&$_{1}$"
+
+
+def png(path):
+    import matplotlib.image
+
+    return matplotlib.image.imread(path)
+
+
+def everything(folder, rng):
+    """Every function once, with names that would break a page, a legend or TeX."""
+    words = rng.integers(0, 3, (200, 2))
+    xy = rng.normal(size=(50, 2))
+    label, time = rng.integers(0, 2, 50).astype(float), np.arange(50.0)
+    label[:5] = np.nan
+    tracks = {EVIL: {"labelled": label, "predicted": 1 - label}, "kind": {"labelled": rng.integers(0, 3, 50)}}
+    told, true = rng.dirichlet(np.ones(4), (3, 2)), rng.dirichlet(np.ones(4), (3, 2))
+    true[0, 0] = np.nan
+    trials = pd.DataFrame(
+        {"lr": 10.0 ** rng.integers(-4, 0, 20), "kind": [EVIL, "b"] * 10, "on": [True, False] * 10, "n": range(20),
+         "f1": rng.random(20)}
+    )  # fmt: skip
+    budget = methods_scores("f1").assign(budget=lambda t: 10 * (t["seed"] + 1), method=EVIL)
+    points = rng.normal(size=(3, 2, 4, 2)).cumsum(0)
+    points[0, 0, 0] = np.nan
+    bones = Skeleton(("a", "b", "c", EVIL.replace("_", "")), ((0, 1), (1, 2), (2, 3)))
+    yield figures.scatter(xy, {EVIL: (label, ["no", EVIL]), "time": (time, None)}, folder / "map")
+    yield figures.strips(
+        {EVIL: rng.normal(size=(50, 6)), "long": rng.normal(size=(50, 3))}, 30.0, folder / "strips", label
+    )
+    yield figures.ethogram(tracks, 30.0, folder / "ethogram", {"kind": ("a", EVIL, "c")})
+    yield figures.confusions({EVIL: (np.array([[3, 1], [0, 0]]), ("no", EVIL))}, folder / "confusion")
+    yield figures.forecast(told, true, np.array([[0, 1, 2.0]] * 2), [EVIL, "b"], [0.5, 1, 2], folder / "forecast")
+    yield figures.codebook(np.array([[3, 0, 1], [0, 0, 9]]), folder / "codes")
+    yield figures.rank_frequency({EVIL: words, "none": words[:0]}, folder / "ranks")
+    yield figures.poses({EVIL: [points, points]}, bones, folder / "poses")
+    yield figures.learning_curves({f"{EVIL}/0": [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 0.1}]}, folder / "loss")
+    yield figures.parallel(trials, ["lr", "kind", "on", "n"], "f1", folder / "parallel")
+    yield figures.importances(trials, ["lr", "kind", "on", "n"], "f1", folder / "importances")
+    yield figures.pareto([EVIL, "b", "free"], [10.0, 100.0, np.nan], [2.0, 1.0, 3.0], "s", folder / "pareto")
+    yield figures.label_budget(budget, folder / "budget")
+
+
+def test_every_figure_is_drawn_whatever_the_names(tmp_path):
+    for files in everything(tmp_path, np.random.default_rng(0)):
+        svg, drawn = files
+        assert svg.suffix == ".svg" and "<script" not in svg.read_text() and "mathdefault" not in svg.read_text()
+        assert png(drawn)[..., :3].std() > 0.01, f"{drawn.name} is empty"
+
+
+def test_a_figure_is_the_same_when_drawn_again(tmp_path):
+    for name in ("a", "b"):
+        for _ in zip(range(3), everything(tmp_path / name, np.random.default_rng(0)), strict=False):
+            pass
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("a", "b"))
+    assert len(first) >= 6
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+        assert b"<dc:date>" not in one.read_bytes()
+
+
+def test_a_plane_is_that_of_the_two_largest_variances():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 4)) * [5, 0.1, 2, 0.0] + 7
+    xy = figures.plane(x)
+    assert np.abs(np.corrcoef(xy[:, 0], x[:, 0])[0, 1]) > 0.99 and np.abs(np.corrcoef(xy[:, 1], x[:, 2])[0, 1]) > 0.99
+    assert np.allclose(figures.plane(-x), -xy)
+    assert figures.plane(np.ones((3, 1))).tolist() == [[0, 0]] * 3
+
+
+def test_a_plane_refuses_what_it_cannot_do():
+    with pytest.raises(FigureError, match="missing values"):
+        figures.plane(np.full((3, 2), np.nan))
+    with pytest.raises(FigureError, match="pca or umap"):
+        figures.plane(np.ones((3, 2)), "tsne")
+
+
+def test_bouts_are_runs_of_equal_values_and_unlabelled_frames_are_gaps():
+    assert figures.bouts(np.array([0, 0, 2, np.nan, np.nan, 2, 1])) == [(0, 2, 0), (2, 3, 2), (5, 6, 2), (6, 7, 1)]
+    assert figures.bouts(np.array([])) == []
+
+
+def test_a_class_that_never_occurs_has_no_share():
+    share = shares(np.array([[3, 1], [0, 0]]))
+    assert share[0].tolist() == [0.75, 0.25] and np.isnan(share[1]).all()
+
+
+def test_features_are_ordered_from_quick_to_slow():
+    t = np.arange(200.0)
+    z = ordered(np.stack([np.sin(t / 40), np.ones(200), 100 * np.sin(t)], 1))
+    assert np.allclose(z.std(0), [1, 1, 0]) and np.abs(np.diff(z[:, 0])).mean() > np.abs(np.diff(z[:, 1])).mean()
+
+
+def test_codewords_are_counted_as_whole_rows():
+    assert frequencies(np.array([[1, 2], [2, 1], [1, 2], [0, 0], [1, 2]])).tolist() == [3, 1, 1]
+    assert perplexity(np.array([0.25] * 4)) == pytest.approx(4) and perplexity(np.array([1.0, 0])) == 1
+
+
+def test_a_setting_that_decides_everything_explains_everything():
+    trials = pd.DataFrame({"a": [1, 1, 2, 2] * 5, "b": [1, 2] * 10, "f1": [0.2, 0.2, 0.8, 0.8] * 5})
+    found = figures.explained(trials, ["a", "b"], "f1")
+    assert found["a"][0] == pytest.approx(1) and found["b"][0] == pytest.approx(0) and 0 < found["b"][1] < 0.5
+    by_hand = pd.DataFrame({"a": list("xxyy"), "f1": [0.0, 2, 2, 4]})  # between 4 of 8
+    assert figures.explained(by_hand, ["a"], "f1")["a"][0] == pytest.approx(0.5)
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    with pytest.raises(FigureError, match="at least one track"):
+        figures.ethogram({}, 30.0, tmp_path / "x")
+    with pytest.raises(FigureError, match="wrote metrics"):
+        figures.learning_curves({}, tmp_path / "x")
+    with pytest.raises(FigureError, match="trials with a score"):
+        figures.parallel(pd.DataFrame({"f1": [np.nan]}), ["f1"], "f1", tmp_path / "x")
+    with pytest.raises(FigureError, match="not \\(moment, quantity, bin\\)"):
+        figures.forecast(np.ones((1, 1, 3)), np.ones((1, 1, 4)), np.ones((1, 2)), ["a"], [1.0], tmp_path / "x")

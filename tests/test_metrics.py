@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import cluster, confusion_matrix, f1_score, r2_score, recall_score
 
 from ethoray import metrics
 
@@ -85,3 +85,57 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = metrics.interval(metrics.mse, sums, seed=0, resamples=400)
         covered += low < 2 < high
     assert 0.88 < covered / worlds < 0.985
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.integers(2, 80))
+def test_agreement_of_clusters_equals_scikit_learn(seed, clusters, classes, frames):
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(clusters, size=frames), rng.integers(classes, size=frames)
+    table = np.zeros((clusters, classes))
+    np.add.at(table, (one, other), 1)
+    for name, score in {
+        "nmi": cluster.normalized_mutual_info_score,
+        "v_measure": cluster.v_measure_score,
+        "ari": cluster.adjusted_rand_score,
+        "homogeneity": cluster.homogeneity_score,
+        "completeness": cluster.completeness_score,
+    }.items():
+        assert metrics.RULES[name](table) == pytest.approx(score(other, one), abs=1e-7), name
+        stacked = metrics.RULES[name](np.stack([table, table * 2]))
+        assert stacked.shape == (2,) and stacked[0] == pytest.approx(float(metrics.RULES[name](table)))
+
+
+def test_agreement_by_hand():
+    """Two motifs, two classes: three of four frames agree; H = ln 2 for both, I = H - H(1/4, 3/4) ..."""
+    table = np.array([[2.0, 0.0], [1.0, 1.0]])
+    of_class = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    both = -(0.5 * np.log(0.5) + 2 * 0.25 * np.log(0.25))
+    information = of_class + np.log(2) - both
+    assert metrics.nmi(table) == pytest.approx(2 * information / (of_class + np.log(2)))
+    assert metrics.homogeneity(table) == pytest.approx(information / of_class)
+    assert metrics.completeness(table) == pytest.approx(information / np.log(2))
+    # pairs of frames: 6; together in motifs 2, in classes 3, in both 1; expected 2 * 3 / 6 = 1
+    assert metrics.ari(table) == pytest.approx((1 - 1) / (2.5 - 1))
+
+
+def test_r2_equals_scikit_learn_and_adds_up_over_recordings():
+    rng = np.random.default_rng(0)
+    y, told = rng.normal(size=(2, 50, 3)) * [1, 5, 0.1] + 4
+    parts = [slice(0, 20), slice(20, 50)]
+    sums = [
+        np.stack([np.full(3, len(y[p])), y[p].sum(0), (y[p] ** 2).sum(0), ((told - y)[p] ** 2).sum(0)], axis=-1)
+        for p in parts
+    ]
+    expected = r2_score(y, told, multioutput="variance_weighted")
+    assert metrics.r2(np.sum(sums, axis=0)) == pytest.approx(expected)
+    assert metrics.r2(np.stack([np.sum(sums, axis=0)] * 4)).shape == (4,)
+    assert metrics.r2(np.array([[5.0, 10.0, 20.0, 1.0]])) == 0  # y is always 2
+    assert metrics.rmse(np.array([18.0, 2.0])) == 3
+    assert set(metrics.RULES) > metrics.LOWER_IS_BETTER
+
+
+def test_rules_of_nothing_are_finite():
+    shapes = dict.fromkeys(["nmi", "ari", "v_measure", "homogeneity", "completeness", "macro_f1"], (3, 2))
+    for name, shape in {**shapes, "macro_f1": (3, 3), "mse": (2,), "rmse": (2,), "r2": (3, 4)}.items():
+        assert np.isfinite(metrics.RULES[name](np.zeros(shape))), name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ethoray import tallies
+from ethoray import metrics, tallies
 from ethoray.comparison import ComparisonError, Difference, difference, holm
 from ethoray.schema import Card
 from ethoray.tables import COSTS, Leaderboard, combine
@@ -91,7 +91,8 @@ def leaderboard(scores: pd.DataFrame) -> Leaderboard:
     worded = scores[["method", *settings]].map(str)  # a setting that a method does not have is "nan"
     identity = worded.agg("\x1f".join, axis=1)
     names = tuple(dict.fromkeys(scores["score"]))
-    better = {n: -1 if m == "mse" else 1 for n, m in zip(scores["score"], scores["metric"], strict=True)}
+    lower = metrics.LOWER_IS_BETTER
+    better = {n: -1 if m in lower else 1 for n, m in zip(scores["score"], scores["metric"], strict=True)}
     differing = tuple(name for name in settings if worded.groupby("method")[name].nunique().max() > 1)
     rows = [_row(group, settings, names) for _, group in scores.groupby(identity.to_numpy(), sort=False)]
     for name in names:
@@ -138,9 +139,10 @@ def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _comparable(scores: pd.DataFrame) -> pd.DataFrame:
-    alone = scores.groupby("method")["space"].transform("nunique") == 1
-    named = scores["score"].where(~alone, scores["task"] + "/all")
-    return scores.assign(own=scores["score"], score=named, space=scores["space"].where(~alone, "all"))
+    parts = scores["space"].str.partition("@")  # "zq@knn" is the space "zq", read by another probe
+    alone = parts[0].groupby(scores["method"]).transform("nunique") == 1
+    space = scores["space"].where(~alone, "all" + parts[1] + parts[2])
+    return scores.assign(own=scores["score"], score=scores["task"] + "/" + space, space=space)
 
 
 def _row(group: pd.DataFrame, settings: list[str], names: tuple[str, ...]) -> dict[str, Any]:

@@ -56,13 +56,119 @@ def mse(sums: Array) -> Array:
     return _ratio(sums[..., 0], sums[..., 1])
 
 
+def r2(sums: Array) -> Array:
+    """Share of variance that is told, from (..., column, 4): count, sum of y, sum of y squared, sum of squared errors.
+
+    1 - SSE / SST, both added up over columns, SST about each column's own mean; 0 where nothing varies. Sums lose
+    digits when y is far from zero compared with its spread: shift it by the same constant everywhere first.
+    """
+    count, total, squares, error = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    about = (squares - _ratio(total**2, count)).sum(-1)
+    return np.where(about > 0, 1 - _ratio(error.sum(-1), about), 0.0)
+
+
+def rmse(sums: Array) -> Array:
+    """Root of the mean squared distance, from (..., 2): the sum of squared distances and how many there are."""
+    return np.sqrt(mse(sums))
+
+
+def homogeneity(table: Array) -> Array:
+    """How far each cluster holds one class only, 1 - H(class | cluster) / H(class), from (..., cluster, class).
+
+    1 where there is one class. Rosenberg & Hirschberg 2007, "V-measure".
+    """
+    of_cluster, of_class, both = _entropies(table)
+    return np.where(of_class > 0, 1 - _ratio(both - of_cluster, of_class), 1.0)
+
+
+def completeness(table: Array) -> Array:
+    """How far each class is in one cluster only; ``homogeneity`` with the two exchanged."""
+    return homogeneity(np.swapaxes(table, -1, -2))
+
+
+def v_measure(table: Array) -> Array:
+    """Harmonic mean of homogeneity and completeness, from contingencies (..., cluster, class)."""
+    one, other = homogeneity(table), completeness(table)
+    return _ratio(2 * one * other, one + other)
+
+
+def nmi(table: Array) -> Array:
+    """Mutual information of clusters and classes over the mean of their entropies, from (..., cluster, class).
+
+    The same number as ``v_measure``; 1 where there is one cluster and one class.
+    """
+    of_cluster, of_class, both = _entropies(table)
+    whole = of_cluster + of_class
+    return np.where(whole > 0, np.clip(_ratio(2 * (whole - both), whole), 0, 1), 1.0)
+
+
+def ari(table: Array) -> Array:
+    """Rand index over pairs of frames, corrected for chance (Hubert & Arabie 1985), from (..., cluster, class)."""
+    table = np.asarray(table, dtype=np.float64)
+    total = table.sum((-1, -2))
+    together, rows, columns = (_pairs(c).sum(-1) for c in (_flat(table), table.sum(-1), table.sum(-2)))
+    expected = _ratio(rows * columns, _pairs(total))
+    highest = (rows + columns) / 2
+    return np.where(highest > expected, _ratio(together - expected, highest - expected), 1.0)
+
+
+def unit_bits_per_spike(sums: ArrayLike) -> Array:
+    """Bits per spike of every unit, from (..., unit, 4); NaN for a unit that never fires there.
+
+    The four sums run over bins: bins, spikes n, predicted rates r, and n ln r. The gain in Poisson log-likelihood over
+    the unit's own mean rate in the same bins, per spike, in bits (Pei et al. 2021, "Neural Latents Benchmark '21").
+    """
+    bins, spikes, rates, logs = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    fires = spikes > 0
+    mean = np.where(fires, _ratio(spikes, bins), 1.0)
+    gain = (logs - rates) - (spikes * np.log(mean) - spikes)
+    return np.where(fires, _ratio(gain, spikes * np.log(2)), np.nan)
+
+
+def bits_per_spike(sums: ArrayLike) -> Array:
+    """Mean over the units that fire of ``unit_bits_per_spike``, from (..., unit, 4); 0 where none does."""
+    bits = unit_bits_per_spike(sums)
+    fires = ~np.isnan(bits)
+    return _ratio(np.where(fires, bits, 0).sum(-1), fires.sum(-1))
+
+
+def pixel_error(sums: ArrayLike) -> Array:
+    """Mean distance over all keypoints together, from (..., keypoint, 2): sum of distances and how many there are."""
+    distances, number = np.moveaxis(np.asarray(sums, dtype=np.float64).sum(-2), -1, 0)
+    return _ratio(distances, number)
+
+
+def foreground_f1(table: Array) -> Array:
+    """``macro_f1`` without the first class, the background, whose mistakes count in the others."""
+    hit, true, called = (margin[..., 1:] for margin in _margins(table))
+    return _ratio(f1(hit, called - hit, true - hit).sum(-1), (true + called > 0).sum(-1))
+
+
 RULES: dict[str, Callable[[Array], Array]] = {
     "binary_f1": binary_f1,
     "macro_f1": macro_f1,
     "macro_recall": macro_recall,
     "mse": mse,
+    "rmse": rmse,
+    "r2": r2,
+    "nmi": nmi,
+    "ari": ari,
+    "v_measure": v_measure,
+    "homogeneity": homogeneity,
+    "completeness": completeness,
+    "bits_per_spike": bits_per_spike,
+    "pixel_error": pixel_error,
+    "foreground_f1": foreground_f1,
 }
 """Scores by name: what a recording's sums, once added up, are turned into."""
+LOWER_IS_BETTER = frozenset({"mse", "rmse", "pixel_error"})
+"""Metrics of which the smaller value is the better one."""
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("f1", "macro_recall", "nmi", "v_measure", "homogeneity", "completeness"), (0.0, 1.0)),
+    **dict.fromkeys(("mse", "rmse"), (0.0, np.inf)),
+    **dict.fromkeys(("r2", "ari"), (-np.inf, 1.0)),
+}
+"""What a metric can be; intervals of means are cut there."""
 
 
 def interval(
@@ -98,6 +204,24 @@ def _draws(recordings: int, resamples: int, seed: int) -> Array:
 
 def _margins(table: Array) -> tuple[Array, Array, Array]:
     return np.diagonal(table, axis1=-2, axis2=-1), table.sum(-1), table.sum(-2)
+
+
+def _entropies(table: Array) -> tuple[Array, Array, Array]:
+    """Entropy in nats of clusters, of classes and of both together, from counts (..., cluster, class)."""
+    table = np.asarray(table, dtype=np.float64)
+    total = table.sum((-1, -2))[..., None]
+    shares = [_ratio(counts, total) for counts in (table.sum(-1), table.sum(-2), _flat(table))]
+    of_cluster, of_class, both = (-(p * np.log(np.where(p > 0, p, 1))).sum(-1) for p in shares)
+    # Rounding may leave a mixture of one part, or of independent parts, a hair outside what is possible.
+    return of_cluster, of_class, np.clip(both, np.maximum(of_cluster, of_class), of_cluster + of_class)
+
+
+def _flat(table: Array) -> Array:
+    return table.reshape(*table.shape[:-2], -1)
+
+
+def _pairs(count: Array) -> Array:
+    return count * (count - 1) / 2
 
 
 def _ratio(over: ArrayLike, under: ArrayLike) -> Array:

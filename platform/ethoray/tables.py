@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from ethoray import metrics
+
 COSTS = {
     "train_seconds": "training (s)",
     "embed_seconds": "embedding and probing (s)",
@@ -18,7 +20,6 @@ COSTS = {
     "peak_mb": "peak memory (MB)",
 }
 """What a run costs, and how tables call it."""
-_RANGE = {"f1": (0.0, 1.0), "macro_recall": (0.0, 1.0), "mse": (0.0, np.inf)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def combine(values: Iterable[float], lows: Iterable[float], highs: Iterable[floa
     recordings = float(np.sqrt(np.mean(within**2)))
     between = float(t.ppf(0.975, seeds - 1) * value.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0
     half = float(np.hypot(between, recordings)) if np.isfinite(recordings) else (between if seeds > 1 else np.nan)
-    lowest, highest = _RANGE.get(metric, (-np.inf, np.inf))
+    lowest, highest = metrics.RANGES.get(metric, (-np.inf, np.inf))
     return Cell(mean, float(np.maximum(mean - half, lowest)), float(np.minimum(mean + half, highest)), seeds)
 
 

@@ -1,25 +1,22 @@
-"""Figures for pages: drawn without a screen, in colours that colour-blind readers tell apart."""
+"""Scores as figures: against a factor, by method, against cost, against the number of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from ethoray.figures.style import MARKERS, OKABE_ITO, colour, logarithmic, save, sheet, shown, style, worded
+from ethoray.metrics import LOWER_IS_BETTER
 from ethoray.tables import combine
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito (2008), the colours told apart with every common colour blindness; yellow is left out."""
-
-_MARKERS = "osD^vPX"
 _TITLES = {"frame": "frame-level", "recording": "recording-level", "": "all"}
-_STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
 
 
 def score_against(
@@ -39,18 +36,18 @@ def score_against(
     """
     table = scores.assign(factor=[factor(row) for _, row in scores.iterrows()], level=scores["level"].fillna(""))
     panels = list(table.groupby(["level", "metric"], sort=True))
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(3.4 * max(len(panels), 1) + 0.6, 3.2), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
         for ax, ((level, metric), panel) in zip(axes, panels, strict=False):
             tasks = panel["task"].nunique()
             ax.set_title(f"{_TITLES[str(level)]}: {tasks} task{'s' * (tasks > 1)}", loc="left", fontsize=9)
             _draw(ax, panel, sorted(table["space"].unique()))
-            _label(ax, sorted(table["factor"].unique()), label, _worded(str(metric)), log)
+            _label(ax, sorted(table["factor"].unique()), label, worded(str(metric)), log)
         handles, names = axes[0].get_legend_handles_labels()
         if len(names):
             figure.legend(handles, names, title="space", loc="outside right center", frameon=False)
-        return _save(figure, Path(path))
+        return save(figure, Path(path))
 
 
 def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
@@ -62,7 +59,7 @@ def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
     several = scores.groupby("key")["space"].transform("nunique") > 1
     table = scores[~several | (scores["space"] == "all")].assign(level=lambda t: t["level"].fillna(""))
     panels = list(table.groupby(["level", "metric"], sort=True))
-    with mpl.rc_context(_STYLE):
+    with style():
         height = 0.9 + 0.26 * table[column].nunique()
         figure = Figure(figsize=(3.4 * max(len(panels), 1), height), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
@@ -71,17 +68,17 @@ def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
             ax.set_title(f"{_TITLES[str(level)]}: {tasks} task{'s' * (tasks > 1)}", loc="left", fontsize=9)
             seeds = panel.groupby([column, "seed"])[["value", "low", "high"]].mean().reset_index()
             cells = {x: combine(g["value"], g["low"], g["high"], str(metric)) for x, g in seeds.groupby(column)}
-            order = sorted(cells, key=lambda x: cells[x].value, reverse=metric == "mse")
+            order = sorted(cells, key=lambda x: cells[x].value, reverse=metric in LOWER_IS_BETTER)
             for place, name in enumerate(order):
                 cell, mine = cells[name], seeds[seeds[column] == name]
                 bar = [[cell.value - cell.low], [cell.high - cell.value]]
                 ax.errorbar(cell.value, place, xerr=bar, color=OKABE_ITO[0], marker="o", ms=5, lw=1.5, capsize=2)
                 ax.scatter(mine["value"], [place] * len(mine), color=OKABE_ITO[0], s=7, alpha=0.45, linewidths=0)
-            ax.set_yticks(range(len(order)), [str(name) for name in order])
-            ax.set_xlabel(_worded(str(metric)))
+            ax.set_yticks(range(len(order)), [shown(name) for name in order])
+            ax.set_xlabel(worded(str(metric)))
             ax.grid(axis="x", color="0.9", linewidth=0.6)
             ax.set_axisbelow(True)
-        return _save(figure, Path(path))
+        return save(figure, Path(path))
 
 
 def _draw(ax: Axes, panel: pd.DataFrame, spaces: list[str]) -> None:
@@ -92,7 +89,7 @@ def _draw(ax: Axes, panel: pd.DataFrame, spaces: list[str]) -> None:
         seeds = mine.groupby(["factor", "seed"])[["value", "low", "high"]].mean().reset_index()
         metric = str(panel["metric"].iloc[0])
         cells = {x: combine(g["value"], g["low"], g["high"], metric) for x, g in seeds.groupby("factor")}
-        colour, marker = OKABE_ITO[index % len(OKABE_ITO)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)]
         places = [float(str(x)) * 1.03 ** (index - (len(spaces) - 1) / 2) for x in cells]
         means = [c.value for c in cells.values()]
         bars = [[c.value - c.low for c in cells.values()], [c.high - c.value for c in cells.values()]]
@@ -112,16 +109,55 @@ def _label(ax: Axes, ticks: list[float], label: str, metric: str, log: bool) -> 
     ax.set_axisbelow(True)
 
 
-def _worded(metric: str) -> str:
-    return {"mse": "mean squared error (lower is better)", "f1": "F1", "macro_recall": "macro recall"}.get(
-        metric, metric
-    )
+def pareto(
+    names: Sequence[str], costs: Sequence[float], places: Sequence[float], label: str, path: str | Path
+) -> list[Path]:
+    """Mean place on the leaderboard (1 is best, on top) against cost, on a logarithmic axis; SVG and PNG.
+
+    Those that nobody beats in both are joined by a line and filled; the others are hollow. Rows without a finite
+    place, or without a cost above zero, are left out and counted in the title.
+    """
+    known = [i for i in range(len(names)) if np.isfinite(places[i]) and np.isfinite(costs[i]) and costs[i] > 0]
+    best = [i for i in known if not any(_beats(costs, places, j, i) for j in known)]
+    with style():
+        figure, axes = sheet(5.2, 3.4)
+        ax = axes[0, 0]
+        for i in known:
+            face = colour(0) if i in best else "white"
+            ax.plot(costs[i], places[i], "o", ms=7, mfc=face, mec=colour(0))
+            ax.annotate(shown(names[i]), (costs[i], places[i]), (6, 3), textcoords="offset points", fontsize=8)
+        front = sorted(best, key=lambda i: costs[i])
+        ax.plot([costs[i] for i in front], [places[i] for i in front], lw=1, color=colour(0), zorder=0)
+        left_out = len(names) - len(known)
+        ax.set_title(f"{left_out} without a known cost left out" if left_out else "", loc="left", fontsize=8)
+        ax.invert_yaxis()
+        ax.margins(x=0.15, y=0.12)
+        if known:
+            logarithmic(ax.xaxis)
+        ax.set(xlabel=label, ylabel="mean place (1 is best)")
+        ax.grid(color="0.92", linewidth=0.6)
+        return save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
-    plain: dict[str, Any] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 160}}
-    for file in files:
-        figure.savefig(file, **plain[file.suffix[1:]])
-    return files
+def label_budget(scores: pd.DataFrame, path: str | Path, line: str = "method") -> list[Path]:
+    """Score against how many labelled recordings the probe was given, a line a method; SVG and PNG.
+
+    ``scores`` has the columns budget (labelled recordings), seed, task, metric, value, low, high and ``line``. One
+    panel a metric; points and bars are those of ``score_against``.
+    """
+    panels = list(scores.groupby("metric", sort=True))
+    with style():
+        figure, axes = sheet(3.6 * max(len(panels), 1) + 1.0, 3.2, columns=max(len(panels), 1))
+        for ax, (metric, panel) in zip(axes[0], panels, strict=False):
+            spaced = panel.assign(space=panel[line], factor=panel["budget"].astype(float))
+            _draw(ax, spaced, sorted(scores[line].unique()))
+            _label(ax, sorted(spaced["factor"].unique()), "labelled recordings", worded(str(metric)), True)
+        names = sorted(scores[line].unique())
+        handles = [Line2D([], [], color=colour(i), marker=MARKERS[i % len(MARKERS)], ms=5) for i in range(len(names))]
+        figure.legend(handles, [shown(name) for name in names], loc="outside right center", frameon=False)
+        return save(figure, path)
+
+
+def _beats(costs: Sequence[float], places: Sequence[float], one: int, other: int) -> bool:
+    a, b = (costs[one], places[one]), (costs[other], places[other])
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
