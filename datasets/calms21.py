@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, calms21
 from ethoray.schema import Card, Recording, Task, check_name
 
@@ -131,9 +132,9 @@ def main() -> None:
     try:
         found = files(args.raw, args.task, args.unlabelled)
         known = tasks(found[0][1])
-        dataset = store.prepare(
+        dataset = ingest(
             card(known, args.task),
-            recordings(found, known, SIZES[args.size]),
+            [Part("sequences", lambda: recordings(found, known, SIZES[args.size]))],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

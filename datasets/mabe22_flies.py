@@ -37,6 +37,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, mabe22
 from ethoray.schema import Card, Recording, check_name
 
@@ -110,9 +111,9 @@ def main() -> None:
     root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         answers, split = mabe22.answers(args.raw / FILES[2]), parts(args.raw / FILES[3])
-        dataset = store.prepare(
+        dataset = ingest(
             card(answers, args.four_parts),
-            recordings(args.raw, answers, split, args.four_parts, SIZES[args.size]),
+            [Part("clips", lambda: recordings(args.raw, answers, split, args.four_parts, SIZES[args.size]))],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

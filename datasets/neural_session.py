@@ -44,12 +44,14 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import neural_layouts
 from neural_layouts import Choices, Session, Trial
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError
 from ethoray.readers.spikes import factor, pooled
 from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task, check_name
@@ -220,14 +222,18 @@ def main() -> None:
         kind, paths = neural_layouts.found(args.raw)
         sums = [neural_layouts.checked(p, PUBLISHED) for path in paths for p in neural_layouts.sources(kind, path)]
 
-        def sessions() -> Iterator[Session]:
-            return (kept(neural_layouts.session(kind, path, choices), names) for path in paths)
+        def session(path: Path) -> Session:
+            return kept(neural_layouts.session(kind, path, choices), names)
 
-        about = card(kind, sessions(), choices, args.bin, sums)
-        dataset = store.prepare(
+        def trials(path: Path) -> Iterator[Recording]:
+            return recordings(session(path), about, args.bin, SIZES[args.size])
+
+        about = card(kind, map(session, paths), choices, args.bin, sums)
+        dataset = ingest(
             about,
-            (trial for session in sessions() for trial in recordings(session, about, args.bin, SIZES[args.size])),
+            [Part(str(path), partial(trials, path)) for path in paths],
             f"{root}/{check_name(args.out, 'dataset')}",
+            workers=1,
             overwrite=args.overwrite,
         )
     except (ReadError, SchemaError, store.StoreError) as error:

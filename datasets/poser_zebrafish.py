@@ -30,6 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, poser
 from ethoray.schema import Card, Recording, Task, check_name
 
@@ -106,9 +107,9 @@ def main() -> None:
     try:
         found = files(args.raw)
         names = tuple(name.strip() for name in args.classes.split(",")) if args.classes else ()
-        dataset = store.prepare(
+        dataset = ingest(
             card(found, names, args.fps),
-            recordings(found, args.fps, SIZES[args.size]),
+            [Part("bouts", lambda: recordings(found, args.fps, SIZES[args.size]))],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

@@ -35,6 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, quadrupeds
 from ethoray.schema import Card, Recording, Skeleton, check_name
 
@@ -90,9 +91,9 @@ def main() -> None:
     try:
         walks = recordings(args.raw / FILE, args.train, SIZES[args.size])
         first = next(walks)
-        dataset = store.prepare(
+        dataset = ingest(
             card(first.skeleton, args.train),
-            itertools.chain([first], walks),
+            [Part("walks", lambda: itertools.chain([first], walks))],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError
 from ethoray.schema import Card, Kind, Recording, Skeleton, Task, check_name
 
@@ -139,9 +140,9 @@ def main() -> None:
     try:
         found = files(args.raw)
         surfaces = tuple(dict.fromkeys(surface for surface, _ in found))
-        dataset = store.prepare(
+        dataset = ingest(
             card(args.out, surfaces, [path for _, path in found]),
-            recordings(found, surfaces, SIZES[args.size]),
+            [Part("seconds", lambda: recordings(found, surfaces, SIZES[args.size]))],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

@@ -31,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ethoray import store
+from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, zebrazoom
 from ethoray.schema import Card, Recording, Skeleton, check_name
 
@@ -97,9 +98,9 @@ def main() -> None:
         found = files(args.raw)
         fps = rate(found, args.fps)
         bouts = list(recordings(found, fps, SIZES[args.size]))
-        dataset = store.prepare(
+        dataset = ingest(
             card(args.out, bouts[0].skeleton, found, fps, args.fps is not None),
-            bouts,
+            [Part("bouts", lambda: bouts)],
             f"{root}/{check_name(args.out, 'dataset')}",
             overwrite=args.overwrite,
         )

@@ -39,6 +39,9 @@ def simulated(mice):
 def test_a_recipe_is_a_card_and_a_command_that_says_where_and_how_much(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert len(ast.get_docstring(tree).splitlines()) >= 5
+    called = {c.func.id for c in ast.walk(tree) if isinstance(c, ast.Call) and isinstance(c.func, ast.Name)}
+    imported = {a.name for i in ast.walk(tree) if isinstance(i, ast.ImportFrom) for a in i.names}
+    assert "ingest" in called | imported, "only ingest writes the quality of the data into the card"
     answer = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True, env=_env())
     assert all(flag in answer.stdout for flag in ("--out", "--size"))
 
