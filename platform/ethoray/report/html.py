@@ -88,10 +88,11 @@ def html(content: Content) -> str:
         parts.append("<h3>Runs</h3>")
         parts.append(_table(("row", "seed", "key"), [(row, str(seed), key) for row, seed, key in content.runs]))
     parts += ["<h2>Make it again</h2>", f"<pre>{escape(shlex.join(content.command))}</pre>"]
-    return _document(content.title, "\n".join(parts), content.explorer)
+    return document(content.title, "\n".join(parts), content.explorer)
 
 
-def _document(title: str, body: str, explorer: Explorer | None) -> str:
+def document(title: str, body: str, explorer: Explorer | None = None) -> str:
+    """A whole page around its body, which is HTML already; only the explorer's own script may run."""
     script, policy = (
         "",
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",

@@ -1,9 +1,9 @@
 """A page that says what it was made of, so that one that was edited, or left behind, is found without the runs.
 
 The last line of a page is a comment: the version of what writes pages, a hash of the scores that went in, and a hash of
-the page itself. The scores lie beside it in scores.csv. A page is stale when it was edited by hand, when its scores.csv
-is another one or gone, or when pages are written differently now. ``python -m ethoray.report.check FOLDER`` looks.
-What it cannot know is that newer runs exist somewhere: ``make report`` takes them in.
+the page itself. The scores lie beside it in scores.csv, or in a csv of its own name. A page is stale when it was edited
+by hand, when its scores are others or gone, or when pages are written differently now. What it cannot know is that
+newer runs exist somewhere: ``make report`` takes them in. ``python -m ethoray.report.check FOLDER`` looks.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def stale(page: Path) -> str | None:
         return f"was written by version {version} of the pages, this is version {VERSION}"
     if _hash(text[: found.start()]) != body:
         return "was edited after it was written"
-    beside = page.with_name(SCORES)
+    own = page.with_suffix(".csv")  # a page over several datasets is not called leaderboard
+    beside = own if page.stem != "leaderboard" and own.exists() else page.with_name(SCORES)
     if not beside.exists():
-        return f"has no {SCORES} beside it, from which it was made"
+        return f"has no {beside.name} beside it, from which it was made"
     if _hash(beside.read_bytes().decode()) != scores:
-        return f"was made from other scores than the {SCORES} beside it"
+        return f"was made from other scores than the {beside.name} beside it"
     return None
 
 
