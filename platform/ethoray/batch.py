@@ -26,17 +26,25 @@ class Batch:
     keypoints: float32 (batch, time, individual, keypoint, space), NaN where missing; the recording's unit.
     mask: bool (batch, time, individual), False where padding stands for a frame or an animal that is not there.
     fps: frames per second.
+    images: uint8 (batch, time, height, width, channel) or None. Then there are no keypoints, one individual stands
+        for the picture, and the frames of a window are a pair (or one alone), not consecutive.
     """
 
     keypoints: torch.Tensor
     mask: torch.Tensor
     fps: float
+    images: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 5 or self.mask.shape != self.keypoints.shape[:3]:
             raise SchemaError(
                 "a batch holds keypoints (batch, time, individual, keypoint, space) and a mask of its first "
                 f"three axes, not {tuple(self.keypoints.shape)} and {tuple(self.mask.shape)}"
+            )
+        if self.images is not None and (self.images.ndim != 5 or self.images.shape[:2] != self.keypoints.shape[:2]):
+            raise SchemaError(
+                "a batch holds images (batch, time, height, width, channel) with the first two axes of its mask "
+                f"{tuple(self.mask.shape)}, not {tuple(self.images.shape)}"
             )
 
     def __len__(self) -> int:
@@ -48,6 +56,16 @@ class Batch:
             self,
             keypoints=self.keypoints.to(device, non_blocking=True),
             mask=self.mask.to(device, non_blocking=True),
+            images=None if self.images is None else self.images.to(device, non_blocking=True),
+        )
+
+    def part(self, windows: slice, frames: slice = slice(None)) -> Batch:
+        """Some of the windows, and of their frames."""
+        return replace(
+            self,
+            keypoints=self.keypoints[windows, frames],
+            mask=self.mask[windows, frames],
+            images=None if self.images is None else self.images[windows, frames],
         )
 
 
@@ -63,8 +81,9 @@ class Spec:
     ----------
     individuals: the most animals any recording has.
     space: 2 or 3 coordinates.
-    frames: length of a training window.
+    frames: length of a training window; of images 2 for pairs, else 1.
     seed: of the initial weights and of everything random in training.
+    picture: height, width and channels of the images; None where batches hold keypoints.
     """
 
     skeleton: Skeleton
@@ -73,6 +92,12 @@ class Spec:
     fps: float
     frames: int
     seed: int = 0
+    picture: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.picture is not None:  # JSON knows no tuples
+            height, width, channels = self.picture
+            object.__setattr__(self, "picture", (int(height), int(width), int(channels)))
 
 
 @dataclass(frozen=True)
@@ -86,6 +111,12 @@ class Windows:
     batch_size: windows in one step over all workers together; a window holds every individual.
     split: the split to train on; "all" is every split (transductive, as the MABe challenge allows).
     stream: "resident" loads the split once, "ray" streams it with Ray Data, "auto" chooses by size.
+    inputs: what batches hold: "keypoints" or "images"; "auto" is images where a dataset has no keypoints.
+    pairs: of images. "near" ones are at most ``window`` frames apart (BEAST), "video" ones anywhere in one recording
+        (ViC-MAE), "none" are single images. ``batch_size`` counts pairs.
+    window: the most frames between the two images of a near pair.
+    anchors: which of the stored images: "all", or of each recording ``count`` "distinct" ones, as BEAST chooses them,
+        or "uniform" ones drawn evenly, and those at most ``window`` frames from one.
     """
 
     dataset: str
@@ -93,6 +124,11 @@ class Windows:
     batch_size: int = 8
     split: str = "train"
     stream: Literal["auto", "resident", "ray"] = "auto"
+    inputs: Literal["auto", "keypoints", "images"] = "auto"
+    pairs: Literal["near", "video", "none"] = "near"
+    window: int = 1
+    anchors: Literal["all", "distinct", "uniform"] = "all"
+    count: int = 100
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
@@ -101,6 +137,16 @@ class Windows:
             raise SchemaError(f"batch_size must be at least 1, not {self.batch_size!r}")
         if self.stream not in ("auto", "resident", "ray"):
             raise SchemaError(f"stream is auto, resident or ray, not {self.stream!r}")
+        if self.inputs not in ("auto", "keypoints", "images"):
+            raise SchemaError(f"inputs are auto, keypoints or images, not {self.inputs!r}")
+        if self.pairs not in ("near", "video", "none"):
+            raise SchemaError(f"pairs are near, video or none, not {self.pairs!r}")
+        if self.window < 1:
+            raise SchemaError(f"the window of a near pair is at least 1 frame, not {self.window!r}")
+        if self.anchors not in ("all", "distinct", "uniform") or self.count < 1:
+            raise SchemaError(
+                f"anchors are all, or at least one distinct or uniform, not {self.count!r} {self.anchors!r}"
+            )
 
     def frames(self, fps: float) -> int:
         """Window length in frames at this frame rate, at least 2."""
@@ -122,6 +168,9 @@ class Plan:
     batch_size: windows in a global batch.
     pool: windows shuffled together, at least one batch.
     """
+
+    columns = ("recording", "start")
+    """What the numbers of a row are."""
 
     def __init__(self, frames: Sequence[int], length: int, batch_size: int, seed: int, pool: int = 4096) -> None:
         if not len(frames):
@@ -188,3 +237,10 @@ def collate(windows: Sequence[np.ndarray], length: int, individuals: int, fps: f
         keypoints[row, :time, :animals] = window
         mask[row, :time, :animals] = True
     return Batch(torch.from_numpy(keypoints), torch.from_numpy(mask), fps)
+
+
+def picture_batch(images: np.ndarray | torch.Tensor, fps: float) -> Batch:
+    """Images uint8 (batch, time, height, width, channel) as a batch without keypoints."""
+    held = torch.as_tensor(images)
+    mask = torch.ones((*held.shape[:2], 1), dtype=torch.bool, device=held.device)
+    return Batch(torch.zeros((*mask.shape, 0, 2), device=held.device), mask, fps, held)

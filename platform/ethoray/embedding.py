@@ -6,8 +6,8 @@ Memory is bounded by the chunk while embedding; what comes out is one recording 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ethoray.batch import collate
+from ethoray.batch import Batch, collate, picture_batch
 from ethoray.learning import Encoder
+from ethoray.schema import SchemaError
 from ethoray.store import Dataset, Entry
 
 ALL = "all"
 CODES = "codes"
 PART_BYTES = 32 * 2**20
+PICTURES = 64
+"""Images that are embedded at once."""
+
 _FIXED = {"recording": pa.string(), "split": pa.string(), "frame": pa.int64(), "time": pa.float64()}
 
 
@@ -36,16 +40,23 @@ class Embedding:
 
     Attributes
     ----------
-    entry: the recording.
+    entry: the recording; of one whose images leave frames out, as long as there are images.
     spaces: by name, float32 (time, feature), finite; an encoder of several spaces has "all" besides, the
         features of every space side by side.
     codes: int32 (time, individual, group), the codeword of each animal, -1 where an animal is not there; None when
         the encoder has no codebook.
+    frames: int64 (time,), which frames of the recording the rows are; None when they are all of them.
     """
 
     entry: Entry
     spaces: dict[str, np.ndarray]
     codes: np.ndarray | None = None
+    frames: np.ndarray | None = None
+
+    def of(self, labels: Mapping[str, np.ndarray | float]) -> dict[str, np.ndarray | float]:
+        """Labels of all frames of the recording, as labels of the rows."""
+        rows = slice(None) if self.frames is None else self.frames
+        return {task: v[rows] if isinstance(v, np.ndarray) else v for task, v in labels.items()}
 
 
 def pool(z: Tensor, mask: Tensor) -> Tensor:
@@ -70,29 +81,66 @@ def embed(encoder: Encoder, dataset: Dataset, entries: Iterable[Entry], *, chunk
     """Embed recordings one by one, ``chunk`` frames at a time, on the encoder's device.
 
     Each chunk is read with ``encoder.past`` and ``encoder.future`` frames of context and begins at a multiple of
-    ``encoder.hop``, so the result does not depend on ``chunk``. The encoder is left in evaluation mode. Raises
-    EmbeddingError naming recording and space when an embedding is not finite.
+    ``encoder.hop``, so the result does not depend on ``chunk``. Of an encoder of images every stored image is
+    embedded by itself. The encoder is left in evaluation mode. Raises EmbeddingError naming recording and space when
+    an embedding is not finite, SchemaError when a recording has nothing that the encoder reads.
     """
     if chunk < 1:
         raise ValueError(f"embed needs chunks of at least one frame, not {chunk!r}")
     animals = max((len(entry.individuals) for entry in dataset.entries), default=1)
     encoder.eval()
     chunk = -(-chunk // encoder.hop) * encoder.hop
+    if encoder.needs == "keypoints" and not dataset.card.skeleton.keypoints:
+        raise SchemaError(f"{dataset.uri} has no keypoints, which {type(encoder).__name__} reads")
     for entry in entries:
+        if encoder.needs == "images":
+            yield _pictured(encoder, dataset, entry)
+            continue
         pieces = [
             _piece(encoder, dataset, entry, animals, first, min(first + chunk, entry.frames))
             for first in range(0, entry.frames, chunk)
         ]
-        parts = [spaces for spaces, _ in pieces]
         codes = [codes for _, codes in pieces if codes is not None]
-        spaces = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for name, values in spaces.items():
-            _check_finite(entry, name, values)
-        if len(spaces) > 1:
-            if ALL in spaces:
-                raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
-            spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
+        spaces = _joined(encoder, entry, [spaces for spaces, _ in pieces])
         yield Embedding(entry, spaces, np.concatenate(codes) if codes else None)
+
+
+def _joined(encoder: Encoder, entry: Entry, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    spaces = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for name, values in spaces.items():
+        _check_finite(entry, name, values)
+    if len(spaces) > 1:
+        if ALL in spaces:
+            raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
+        spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
+    return spaces
+
+
+def _pictured(encoder: Encoder, dataset: Dataset, entry: Entry) -> Embedding:
+    """Every stored image of a recording; raises SchemaError when it has none."""
+    if entry.picture is None:
+        raise SchemaError(
+            f"{dataset.uri}: recording {entry.name!r} has no images, which {type(encoder).__name__} reads"
+        )
+    parts: list[dict[str, np.ndarray]] = []
+    for clip in entry.clips:
+        images = dataset.images(entry, clip)
+        for first in range(0, clip.frames, PICTURES):
+            batch = picture_batch(images[None, first : first + PICTURES], entry.fps)
+            parts.append(_spaces(encoder, entry, batch.to(encoder.device())))
+    frames = np.concatenate([np.arange(clip.start, clip.start + clip.frames) for clip in entry.clips])
+    spaces = _joined(encoder, entry, parts)
+    if len(frames) == entry.frames:
+        return Embedding(entry, spaces)
+    return Embedding(replace(entry, frames=len(frames)), spaces, frames=frames)
+
+
+@torch.no_grad()
+def _spaces(encoder: Encoder, entry: Entry, batch: Batch) -> dict[str, np.ndarray]:
+    spaces = encoder.embed(batch)
+    for name, z in spaces.items():
+        _check_shape(entry, name, z, batch)
+    return {name: z[0, :, 0].float().cpu().numpy() for name, z in spaces.items()}
 
 
 @torch.no_grad()
@@ -107,11 +155,7 @@ def _piece(
     pooled = {}
     spaces = encoder.embed(batch)
     for name, z in spaces.items():
-        if z.ndim != 4 or z.shape[:2] != batch.mask.shape[:2] or z.shape[2] not in (1, batch.mask.shape[2]):
-            raise EmbeddingError(
-                f"recording {entry.name!r}: space {name!r} is {tuple(z.shape)}, it should be "
-                f"{tuple(batch.mask.shape)}, or one place for the whole group, and a feature axis"
-            )
+        _check_shape(entry, name, z, batch)
         pooled[name] = pool(z[0, keep].float(), batch.mask[0, keep]).cpu().numpy()
     words = encoder.codewords(spaces)
     if words is None:
@@ -123,6 +167,14 @@ def _piece(
         )
     words = words.to(torch.int32).masked_fill(~batch.mask[..., None], -1)
     return pooled, words[0, keep, : len(entry.individuals)].cpu().numpy()
+
+
+def _check_shape(entry: Entry, space: str, z: Tensor, batch: Batch) -> None:
+    if z.ndim != 4 or z.shape[:2] != batch.mask.shape[:2] or z.shape[2] not in (1, batch.mask.shape[2]):
+        raise EmbeddingError(
+            f"recording {entry.name!r}: space {space!r} is {tuple(z.shape)}, it should be "
+            f"{tuple(batch.mask.shape)}, or one place for the whole group, and a feature axis"
+        )
 
 
 def _check_finite(entry: Entry, space: str, values: np.ndarray) -> None:
@@ -181,7 +233,9 @@ def _rows(embedding: Embedding, every: float) -> pa.Table:
     if clash:
         raise EmbeddingError(f"recording {entry.name!r}: a space may not be called {sorted(clash)[0]!r}")
     stride = max(1, round(every * entry.fps))
-    frames = np.arange(0, entry.frames, stride)
+    frames = np.arange(entry.frames) if embedding.frames is None else embedding.frames
+    chosen = np.unique(frames // stride, return_index=True)[1]  # the first row of every stretch
+    frames = frames[chosen]
     columns = [[entry.name] * len(frames), [entry.split] * len(frames), frames, frames / entry.fps]
     arrays = [pa.array(c, kind) for c, kind in zip(columns, _FIXED.values(), strict=True)]
     lists = {name: values.astype(np.float32, copy=False) for name, values in spaces.items()}
@@ -189,7 +243,7 @@ def _rows(embedding: Embedding, every: float) -> pa.Table:
         lists[CODES] = embedding.codes.reshape(entry.frames, -1).astype(np.int32, copy=False)
     for values in lists.values():
         offsets = np.arange(len(frames) + 1, dtype=np.int32) * values.shape[1]
-        arrays.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values[::stride]).ravel()))
+        arrays.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values[chosen]).ravel()))
     return pa.table(arrays, names=[*_FIXED, *lists])
 
 

@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from ethoray import embedding, record, store, stream
 from ethoray.batch import Spec, Stream, Windows
-from ethoray.learning import Budget, Encoder, Method, Progress
-from ethoray.probes import Judge, Probe, Score
+from ethoray.learning import Budget, Encoder, Method, Progress, check_needs
+from ethoray.probes import Judge, Probe, ProbeError, Score
 from ethoray.state import load_encoder
 
 Log = Callable[[Progress], None]
@@ -88,7 +88,11 @@ def train(
 
 
 def build(experiment: Experiment, spec: Spec) -> Encoder:
-    """A fresh encoder for data of this kind; its initial weights depend on the experiment's seed only."""
+    """A fresh encoder for data of this kind; its initial weights depend on the experiment's seed only.
+
+    Raises SchemaError when the method learns from images and the data are keypoints, or the other way round.
+    """
+    check_needs(experiment.method, spec)
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)
         return experiment.method.build(spec)
@@ -115,16 +119,24 @@ def evaluate(
     """Embed every training and test recording with the frozen encoder, probe, and write the scores last."""
     folder = Path(folder)
     judges = _judges(experiment, dataset)
+    for judge in judges:
+        judge.meet(encoder, dataset)
     entries = [e for split in ("train", "test") if split in dataset.splits for e in dataset.select(split)]
     embedded = embedding.embed(encoder, dataset, entries)
     began = time.perf_counter()
     # Products of one recording are small: BLAS threads would spend their time waiting for one another.
     with threadpool_limits(1, user_api="blas"):
         for item in embedding.write(embedded, folder / "embeddings"):
-            labels = dataset.labels(item.entry)
+            labels = item.of(dataset.labels(item.entry))
             for judge in judges:
                 judge.see(item, labels)
         scores: list[Score] = [score for judge in judges for score in judge.scores()]
+        described = {p.name: d for p, judge in zip(experiment.probes, judges, strict=True) if (d := judge.describe())}
+    names = [score.name for score in scores]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ProbeError(f"two probes score {min(twice)!r}: only one of them could be kept; leave one out")
+    if described:
+        record.write_json(folder / "descriptions.json", described)
     parameters, seconds = sum(p.numel() for p in encoder.parameters()), time.perf_counter() - began
     return record.finish(folder, scores, parameters=parameters, embed_seconds=seconds)
 

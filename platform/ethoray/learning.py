@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from ethoray.batch import Batch, Spec, Stream
 from ethoray.budget import Budget, Progress
 from ethoray.monitors import collapse
+from ethoray.schema import SchemaError
 from ethoray.state import State, TrainingError, load_encoder
 
-__all__ = ["Budget", "Encoder", "Learner", "Method", "Progress", "State", "TrainingError"]
+__all__ = ["Budget", "Encoder", "Learner", "Method", "Progress", "State", "TrainingError", "check_needs"]
 
 
 class Method(ABC):
@@ -31,6 +32,9 @@ class Method(ABC):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings of the fields, chosen with --preset; "paper" follows the publication."""
+
+    needs: ClassVar[Literal["keypoints", "images"]] = "keypoints"
+    """What a batch has to hold."""
 
     @property
     def name(self) -> str:
@@ -42,6 +46,17 @@ class Method(ABC):
         """A fresh encoder whose initial weights depend on ``spec.seed`` only."""
 
 
+def check_needs(method: Method, spec: Spec) -> None:
+    """Raise SchemaError when a method of keypoints is given images, or the other way round."""
+    if (method.needs == "images") != (spec.picture is not None):
+        held = "images" if spec.picture is not None else "keypoints"
+        where = {"images": "datasets/beast_video.py", "keypoints": "ethoray prepare"}[method.needs]
+        raise SchemaError(
+            f"{method.name} learns from {method.needs} and batches of this dataset hold {held}; prepare one with "
+            f"{where}, or choose inputs={method.needs!r} where a dataset holds both"
+        )
+
+
 class Encoder(nn.Module, ABC):
     """What a method learns; all of it lives in parameters and buffers, even PCA's.
 
@@ -51,8 +66,10 @@ class Encoder(nn.Module, ABC):
         recording in chunks with this much context equals embedding it at once.
     hop: frames that share a window, for methods that embed window by window; chunks begin at multiples of it,
         and ``past`` is one.
+    needs: what its batches hold, as of its method.
     """
 
+    needs: Literal["keypoints", "images"] = "keypoints"
     past: int = 0
     future: int = 0
     hop: int = 1

@@ -92,6 +92,7 @@ def begin(folder: Path, experiment: Experiment, dataset: Dataset) -> None:
         raise RecordError(f"{folder}: cannot be created ({error.strerror}); choose another --storage") from error
     spec = stream.spec(experiment.data, dataset, experiment.seed)
     document = {**to_json(experiment), "key": key(experiment, dataset), "spec": asdict(spec)}
+    document["cleaning"] = list(dataset.card.cleaning)
     there = folder / "experiment.json"
     if there.exists() and json.loads(there.read_text()).get("key") != document["key"]:
         raise RecordError(f"{folder}: holds another experiment; choose another folder or remove this one")
@@ -108,6 +109,11 @@ def load(folder: Path) -> tuple[Experiment, Spec]:
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise RecordError(f"{folder}: holds no experiment that can be read ({error})") from error
     return from_json(document), Spec(**spec)
+
+
+def cleaning(folder: Path) -> tuple[str, ...]:
+    """How the tracks were cleaned that the encoder of a run folder learned from, in the words of their card."""
+    return tuple(json.loads((folder / "experiment.json").read_text()).get("cleaning", ()))
 
 
 def finished(folder: str | Path) -> dict[str, float] | None:

@@ -135,7 +135,7 @@ def main() -> None:
     print(f"Every method at its default size, float32; {what}")
     print(f"  {'':10s} {'parameters':>10s} {'batch':>14s} {'step':>10s} {'mouse-frames':>15s}   "
           f"{'embeds':>8s} {'mouse-frames':>17s} {'peak':>13s}", flush=True)  # fmt: skip
-    for name in chosen.names or ("nothing", *methods.names()):
+    for name in chosen.names or ("nothing", *methods.names("keypoints")):
         command = [sys.executable, __file__, name, "--here", "--device", chosen.device]
         done = subprocess.run(command, env=ALONE, capture_output=True, text=True)
         last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:] or [""]

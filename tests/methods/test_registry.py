@@ -79,7 +79,7 @@ def test_a_file_is_a_method_everywhere(folder):
     assert methods.load("dummy")().name == "dummy"
     assert wording.configure("dummy", "small", ["width=2"]).width == 2
     script = sweep_script()
-    assert script.sweep.smoke_trials == len(methods.names())
+    assert script.sweep.smoke_trials == len(methods.names("keypoints"))
     flags = script.sweep.flags(seeds=(0, 1))
     (first, _) = [p.params for p in grid(script.candidate, flags) if p.params["method"] == "dummy"]
     experiment = script.candidate(optuna.trial.FixedTrial(first), flags)
@@ -90,7 +90,7 @@ def test_a_file_is_a_method_everywhere(folder):
 def test_every_method_is_a_trial_of_a_smoke_sweep():
     script = sweep_script()
     points = [p.params for p in grid(script.candidate, script.sweep.flags())][: script.sweep.smoke_trials]
-    assert sorted(p["method"] for p in points) == sorted(methods.names())
+    assert sorted(p["method"] for p in points) == sorted(methods.names("keypoints"))
 
 
 def test_a_files_method_trains_and_lands_on_the_leaderboard(folder, tmp_path, monkeypatch, capsys):

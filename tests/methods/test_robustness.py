@@ -18,7 +18,7 @@ from ethoray.schema import SchemaError, Skeleton
 from ethoray.testing import toy_batch, toy_spec, toy_stream
 
 BUDGET = Budget(steps=2, log_every=1, save_every=2, device="cpu")
-EVERY = pytest.mark.parametrize("name", methods.names())
+EVERY = pytest.mark.parametrize("name", methods.names("keypoints"))
 
 
 def small(name: str) -> Method:
@@ -158,7 +158,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder: Path = tmp_path_factory.mktemp("meeting")
     context = mp.get_context("spawn")
     out = context.Queue()
-    names = tuple(methods.names())
+    names = methods.names("keypoints")
     pair = [context.Process(target=worker, args=(rank, str(folder), names, out)) for rank in range(2)]
     for process in pair:
         process.start()

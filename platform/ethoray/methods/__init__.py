@@ -10,9 +10,10 @@ from ethoray.learning import Method
 _HERE = sys.modules[__name__]
 
 
-def names() -> tuple[str, ...]:
-    """Every method there is: the files of this folder."""
-    return registry.names(_HERE)
+def names(needs: str | None = None) -> tuple[str, ...]:
+    """Every method there is, the files of this folder; or those that learn from "keypoints", or from "images"."""
+    found = registry.names(_HERE)
+    return found if needs is None else tuple(name for name in found if load(name).needs == needs)
 
 
 def load(name: str) -> type[Method]:

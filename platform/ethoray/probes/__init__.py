@@ -16,7 +16,9 @@ import numpy as np
 
 from ethoray import registry
 from ethoray.embedding import Embedding
+from ethoray.learning import Encoder
 from ethoray.schema import Card
+from ethoray.store import Dataset
 
 _HERE = sys.modules[__name__]
 
@@ -34,7 +36,7 @@ class Score:
     Attributes
     ----------
     space: of the embedding; ``@alpha`` is appended for a penalty other than the probe's first.
-    metric: "f1", "macro_recall" or "mse".
+    metric: "f1", "macro_recall" or "mse", or the name of a rule, such as "nmi", "r2" or "rmse".
     low, high: 95 % bootstrap interval over the test recordings.
     recordings: test recordings that have a label of this task.
     rule: name in ``metrics.RULES`` of what turns the tallies, added up, into the value; "" when there are none.
@@ -96,6 +98,13 @@ class Judge(ABC):
         elif split == "test":
             self._examining = True
             self.examine(embedding, labels)
+
+    def meet(self, encoder: Encoder, dataset: Dataset) -> None:  # noqa: B027 - most judges need no more than embeddings
+        """Look at the trained encoder before anything is shown."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """What scores leave out, as plain JSON: curves, tables, counts; asked after ``scores``, empty by default."""
+        return {}
 
     @abstractmethod
     def learn(self, embedding: Embedding, labels: Labels) -> None:

@@ -21,6 +21,7 @@ from ethoray import metrics
 from ethoray.embedding import Embedding
 from ethoray.probes import Judge, Labels, Probe, ProbeError, Score
 from ethoray.probes._ridge import Moments, Unsolvable, classify, regress
+from ethoray.probes._rows import check
 from ethoray.schema import Card, Task
 
 log = logging.getLogger(__name__)
@@ -127,13 +128,7 @@ class _LinearJudge(Judge):
     def _rows(self, embedding: Embedding, labels: Labels) -> Iterator[tuple[Panel, Array, list[Array]]]:
         """Each panel's rows (row, feature) of a recording and, per task of the panel, labels (row,)."""
         name, frames = embedding.entry.name, embedding.entry.frames
-        shapes = {space: x.shape for space, x in embedding.spaces.items()}
-        expected = {space: (frames, width) for space, width in self.widths.items()}
-        if shapes != expected:
-            raise ProbeError(
-                f"recording {name!r}: spaces are {shapes}, expected {expected} as in the first recording; "
-                "an encoder gives every recording the same spaces"
-            )
+        check(embedding, self.widths)
         truths = {task: truth(name, frames, task, labels) for task in self.tasks}
         for space, panels in self.panels.items():
             for panel in panels:

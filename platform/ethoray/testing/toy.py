@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ethoray import geometry, store
-from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate
+from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate, picture_batch
 from ethoray.schema import Card, Recording, Skeleton, Task
+from ethoray.stream.pairs import Pairs
 
 TOY_SKELETON = Skeleton(geometry.MOUSE_KEYPOINTS, front="nose", back="tail_base")
 """The 12-keypoint mouse, so that every feature set applies."""
@@ -73,13 +74,64 @@ def toy_dataset(root: str | Path, *, clip_seconds: float = 8.0, **shape: Any) ->
     return store.prepare(toy_card(made[0].fps), made, root, clip_seconds=clip_seconds)
 
 
-def toy_spec(seconds: float = 8.0, fps: float = 10.0, individuals: int = 2, seed: int = 0) -> Spec:
-    """What a method is told about the toy stream."""
+def toy_films(
+    recordings: int = 3, seconds: float = 8.0, fps: float = 10.0, side: int = 32, *, seed: int = 0
+) -> list[Recording]:
+    """Recordings of grey images: a bright disc goes round on a textured ground, faster while "running"."""
+    made = []
+    rows, columns = np.mgrid[:side, :side]
+    for index in range(recordings):
+        rng = np.random.default_rng((seed, index))
+        frames = max(2, round(seconds * fps))
+        running = _bouts(rng, frames, fps)
+        angle = rng.uniform(0, 2 * np.pi) + np.cumsum(np.where(running, 4.0, 0.8)) / fps
+        place = side * (0.5 + 0.3 * np.stack([np.sin(angle), np.cos(angle)]))
+        apart = (rows - place[0][:, None, None]) ** 2 + (columns - place[1][:, None, None]) ** 2
+        ground = rng.normal(90, 15, (side, side)) + rng.normal(0, 2, (frames, side, side))
+        images = np.where(apart < (side / 8) ** 2, 230, ground).clip(0, 255).astype(np.uint8)[..., None]
+        nothing = np.empty((frames, 1, 0, 2), np.float32)
+        made.append(
+            Recording(
+                f"film_{index:03d}",
+                f"mouse_{index:03d}",
+                fps,
+                Skeleton(()),
+                nothing,
+                split="test" if index % 3 == 2 else "train",
+                labels={"running": running.astype(np.float32)},
+                images=images,
+            )
+        )
+    return made
+
+
+def toy_film_dataset(root: str | Path, **shape: Any) -> store.Dataset:
+    """``toy_films(**shape)`` prepared at ``root``, with the frames' labels."""
+    made = toy_films(**shape)
+    card = Card("toy_films", "toy mouse", made[0].fps, Skeleton(()), (Task("running"),), simulated=True)
+    return store.prepare(card, made, root, clip_seconds=2.0)
+
+
+def toy_spec(
+    seconds: float = 8.0, fps: float = 10.0, individuals: int = 2, seed: int = 0, needs: str = "keypoints"
+) -> Spec:
+    """What a method is told about the toy stream, of mice, or of pairs of images where it ``needs`` them."""
+    if needs == "images":
+        return Spec(Skeleton(()), 1, 2, fps, 2, seed, (32, 32, 1))
     return Spec(TOY_SKELETON, individuals, 2, fps, Windows("toy", seconds).frames(fps), seed)
 
 
 def toy_stream(spec: Spec, batch_size: int = 4) -> Stream:
-    """Batches of toy windows, a pure function of the step."""
+    """Batches of toy windows, or of pairs of toy images, a pure function of the step."""
+    if spec.picture is not None:
+        films = [r.images for r in toy_films(2, 4.0, spec.fps, spec.picture[0]) if r.images is not None]
+        pairs = Pairs([[(0, len(film))] for film in films], batch_size, spec.seed)
+
+        def pictures(step: int) -> Batch:
+            rows = pairs.rows(step).tolist()
+            return picture_batch(np.stack([films[film][places] for film, *places in rows]), spec.fps)
+
+        return pictures
     tracks = [r.keypoints for r in toy_recordings(4, 3 * spec.frames / spec.fps, spec.fps, spec.individuals)]
     plan = Plan([len(track) for track in tracks], spec.frames, batch_size, spec.seed)
 
@@ -92,6 +144,9 @@ def toy_stream(spec: Spec, batch_size: int = 4) -> Stream:
 
 def toy_batch(spec: Spec, frames: int, windows: int = 1, seed: int = 1) -> Batch:
     """Whole toy recordings of ``frames`` frames as one batch."""
+    if spec.picture is not None:
+        films = toy_films(windows, frames / spec.fps, spec.fps, spec.picture[0], seed=seed)
+        return picture_batch(np.stack([f.images[:frames] for f in films if f.images is not None]), spec.fps)
     made = toy_recordings(windows, frames / spec.fps, spec.fps, spec.individuals, seed=seed)
     return collate([r.keypoints[:frames] for r in made], frames, spec.individuals, spec.fps)
 

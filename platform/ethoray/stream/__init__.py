@@ -3,7 +3,7 @@
 The plan says which windows make batch n. The resident stream gathers them from arrays that were loaded once;
 the streamed one hands the plan's rows to Ray Data, whose actor reads and cuts them in order, ahead of the
 training step. Starting at a later step is starting the plan there; another number of workers slices the same
-global batches differently.
+global batches differently. Batches hold windows of keypoints, or pairs of images.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import os
 import secrets
 import tempfile
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate, rank_rows
+from ethoray.batch import Batch, Plan, Spec, Stream, Windows, collate, picture_batch, rank_rows
+from ethoray.schema import SchemaError
 from ethoray.store import Dataset, Entry
+from ethoray.stream import chosen
+from ethoray.stream.fetch import POOL_BYTES, Fetch, FetchImages, to_batch, window_bytes
+from ethoray.stream.pairs import Pairs
 
 RESIDENT_BYTES = 4 << 30
 """The largest split, as float32 keypoints, that "auto" loads into memory."""
-
-POOL_BYTES = 512 << 20
-"""Windows shuffled together, in bytes: what a reader keeps at hand so that it reads each clip about once."""
 
 _GROUP_BYTES, _GROUP_STEPS = 32 << 20, 64  # what one Ray Data task fetches, at most
 _GROUPS = 128  # tasks planned ahead: a plan is a table, and a table has an end
@@ -35,29 +36,64 @@ _AHEAD_BYTES = 1 << 30  # batches that wait in the object store
 _REREAD = 8  # first batches kept for a second reading: calibration looks at them, training starts with them
 _LOADED_AT_ONCE = 2
 
+AnyPlan = Plan | Pairs | chosen.Chosen
+
 _log = logging.getLogger(__name__)
 _loaded: OrderedDict[tuple[str, str], list[np.ndarray]] = OrderedDict()
 
 
 def spec(windows: Windows, dataset: Dataset, seed: int) -> Spec:
-    """What a method is told before it builds an encoder; windows are no longer than the longest recording."""
+    """What a method is told before it builds an encoder; windows are no longer than the longest recording.
+
+    Raises SchemaError when images are asked for and a recording has none, or they differ in size.
+    """
     entries = dataset.select(windows.split)
+    picture = _picture(windows, dataset, entries)
+    longest = max(2, min(windows.frames(dataset.card.fps), max(e.frames for e in entries)))
     return Spec(
         skeleton=dataset.card.skeleton,
-        individuals=max(len(e.individuals) for e in entries),
+        individuals=max(len(e.individuals) for e in entries) if picture is None else 1,
         space=entries[0].space,
         fps=dataset.card.fps,
-        frames=max(2, min(windows.frames(dataset.card.fps), max(e.frames for e in entries))),
+        frames=longest if picture is None else 1 + (windows.pairs != "none"),
         seed=seed,
+        picture=picture,
     )
 
 
-def plan(windows: Windows, dataset: Dataset, seed: int) -> Plan:
-    """Which windows make batch n; the same for every stream, worker count and restart."""
+def _picture(windows: Windows, dataset: Dataset, entries: Sequence[Entry]) -> tuple[int, int, int] | None:
+    """The size of the images that batches hold, None where they hold keypoints."""
+    without = not dataset.card.skeleton.keypoints
+    if windows.inputs == "keypoints" and without:
+        raise SchemaError(f"{dataset.uri} has no keypoints; leave inputs at auto to learn from its images")
+    if windows.inputs == "keypoints" or (windows.inputs == "auto" and not without):
+        return None
+    first = entries[0].picture
+    for entry in entries:
+        if entry.picture is None:
+            raise SchemaError(f"{dataset.uri}: recording {entry.name!r} has no images to learn from")
+        if entry.picture != first:
+            raise SchemaError(
+                f"{dataset.uri}: images of {entry.name!r} are {entry.picture} (height, width, channel), those of "
+                f"{entries[0].name!r} {first}; prepare them in one size"
+            )
+    return first
+
+
+def plan(windows: Windows, dataset: Dataset, seed: int) -> AnyPlan:
+    """Which windows, or pairs of images, make batch n; the same for every stream, worker count and restart."""
     shape = spec(windows, dataset, seed)
-    frames = [e.frames for e in dataset.select(windows.split)]
-    pool = min(4096, max(1, POOL_BYTES // _window_bytes(shape)))
-    return Plan(frames, shape.frames, windows.batch_size, seed, pool=pool)
+    entries = dataset.select(windows.split)
+    if shape.picture is not None:
+        clips = [[(clip.start, clip.frames) for clip in entry.clips] for entry in entries]
+        pool = max(1, POOL_BYTES // (window_bytes(shape) // shape.frames))
+        size, kind, near = windows.batch_size, windows.pairs, windows.window
+        if windows.anchors == "all":
+            return Pairs(clips, size, seed, pairs=kind, window=near, pool=pool)
+        kept = [chosen.choose(dataset, e, windows.anchors, windows.count, near, seed) for e in entries]
+        return chosen.Chosen([chosen.numbers(e) for e in entries], kept, size, seed, pairs=kind, window=near, pool=pool)
+    pool = min(4096, max(1, POOL_BYTES // window_bytes(shape)))
+    return Plan([e.frames for e in entries], shape.frames, windows.batch_size, seed, pool=pool)
 
 
 def open_stream(
@@ -75,23 +111,47 @@ def open_stream(
     """
     shape, rows = spec(windows, dataset, seed), plan(windows, dataset, seed)
     rank_rows(rows.rows(first), rank, world)  # a batch that does not divide is said before anything is loaded
-    size = _split_bytes(dataset, windows.split)
+    size = _split_bytes(dataset, windows.split, shape)
     resident = windows.stream == "resident" or (windows.stream == "auto" and world == 1 and size <= RESIDENT_BYTES)
     kind, data = "resident" if resident else "Ray Data", f"{dataset.card.name}/{windows.split}"
     _log.info("%s, %.1f MB: %s stream, worker %d of %d, step %d on", data, size / 2**20, kind, rank, world, first)
     if resident:
-        return Resident(rows, shape, load(dataset, windows.split), rank, world)
+        held = load(dataset, windows.split) if shape.picture is None else load_images(dataset, windows.split)
+        return Resident(rows, shape, held, rank, world)
     start_ray()
     return Streamed(rows, shape, dataset, windows.split, rank, world, first, steps)
 
 
 def load(dataset: Dataset, split: str) -> list[np.ndarray]:
     """The keypoints of every recording of a split, kept for the next caller in this process."""
-    name = (dataset.key, split)
+    return _kept((dataset.key, split), lambda: [dataset.keypoints(entry) for entry in dataset.select(split)])
+
+
+def lend(dataset: str, split: str, recordings: list[np.ndarray]) -> None:
+    """Keep what ``load`` would read of a split, for streams of this process; ``dataset`` is the key of its content."""
+    _kept((dataset, split), lambda: recordings)
+
+
+def load_images(dataset: Dataset, split: str) -> list[np.ndarray]:
+    """The images of every recording of a split, those that were stored, kept for the next caller in this process."""
+    return _kept((f"{dataset.key}/images", split), lambda: [_stored(dataset, e) for e in dataset.select(split)])
+
+
+def _stored(dataset: Dataset, entry: Entry) -> np.ndarray:
+    assert entry.picture is not None
+    out = np.empty((sum(clip.frames for clip in entry.clips), *entry.picture), dtype=np.uint8)
+    first = 0
+    for clip in entry.clips:
+        out[first : first + clip.frames] = dataset.images(entry, clip)
+        first += clip.frames
+    return out
+
+
+def _kept(name: tuple[str, str], make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
     if name not in _loaded:
         while len(_loaded) >= _LOADED_AT_ONCE:
             _loaded.popitem(last=False)
-        _loaded[name] = [dataset.keypoints(entry) for entry in dataset.select(split)]
+        _loaded[name] = make()
     _loaded.move_to_end(name)
     return _loaded[name]
 
@@ -99,7 +159,7 @@ def load(dataset: Dataset, split: str) -> list[np.ndarray]:
 class Resident:
     """Batches gathered from arrays in memory."""
 
-    def __init__(self, plan: Plan, spec: Spec, recordings: Sequence[np.ndarray], rank: int, world: int) -> None:
+    def __init__(self, plan: AnyPlan, spec: Spec, recordings: Sequence[np.ndarray], rank: int, world: int) -> None:
         self.plan, self.spec, self.recordings = plan, spec, recordings
         self.rank, self.world = rank, world
 
@@ -107,6 +167,11 @@ class Resident:
         """Batch ``step``."""
         rows = rank_rows(self.plan.rows(step), self.rank, self.world)
         length = self.spec.frames
+        if self.spec.picture is not None:
+            images = np.empty((len(rows), length, *self.spec.picture), dtype=np.uint8)
+            for image, (recording, *places) in zip(images, rows.tolist(), strict=True):
+                image[:] = self.recordings[recording][places]
+            return picture_batch(images, self.spec.fps)
         windows = [self.recordings[recording][start : start + length] for recording, start in rows.tolist()]
         if any(w.shape[:2] != (length, self.spec.individuals) for w in windows):
             return collate(windows, length, self.spec.individuals, self.spec.fps)
@@ -122,7 +187,7 @@ class Streamed:
     """
 
     def __init__(
-        self, plan: Plan, spec: Spec, dataset: Dataset, split: str,
+        self, plan: AnyPlan, spec: Spec, dataset: Dataset, split: str,
         rank: int = 0, world: int = 1, first: int = 0, steps: int | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.spec, self.dataset, self.split = plan, spec, dataset, split
@@ -158,7 +223,7 @@ class Streamed:
 
     def _run(self, step: int) -> Generator[Batch, None, None]:
         share = self.plan.batch_size // self.world
-        group = min(_GROUP_STEPS, max(1, _GROUP_BYTES // (share * _window_bytes(self.spec))))
+        group = min(_GROUP_STEPS, max(1, _GROUP_BYTES // (share * window_bytes(self.spec))))
         while True:
             end = step + group * _GROUPS
             if self.steps is not None and step < self.steps:
@@ -168,16 +233,16 @@ class Streamed:
                 came = block["step"].unique().to_pylist()
                 if came != [step]:
                     raise RuntimeError(f"Ray Data gave windows of steps {came} where step {step} was due")
-                yield _to_batch(block, self.spec)
+                yield to_batch(block, self.spec)
                 step += 1
             if step != end:
                 raise RuntimeError(f"Ray Data gave no batch {step}")
 
     def _table(self, first: int, end: int) -> pa.Table:
         rows = [rank_rows(self.plan.rows(step), self.rank, self.world) for step in range(first, end)]
-        recording, start = np.concatenate(rows).T
         step = np.repeat(np.arange(first, end), [len(r) for r in rows])
-        return pa.table({"step": step, "recording": recording, "start": start})
+        places = zip(self.plan.columns, np.concatenate(rows).T, strict=True)
+        return pa.table({"step": step, **{name: np.ascontiguousarray(column) for name, column in places}})
 
     def _fetch(self, tables: list[pa.Table], share: int) -> Iterator[pa.Table]:
         import ray.data
@@ -191,7 +256,7 @@ class Streamed:
             # No logical CPU anywhere: training workers may hold all there are, and reading goes on beside them.
             # (from_arrow would run a task of one CPU for every table.)
             blocks = ray.data.from_blocks(tables).map_batches(
-                Fetch,
+                Fetch if self.spec.picture is None else FetchImages,
                 fn_constructor_args=(self.dataset, self.split, self.spec),
                 compute=ActorPoolStrategy(size=1),
                 num_cpus=0,
@@ -199,60 +264,6 @@ class Streamed:
                 batch_format="pyarrow",
             )
         yield from blocks.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2)
-
-
-class Fetch:
-    """Reads the clips that a plan's rows need and cuts the windows: a stage of a Ray Data pipeline.
-
-    Decoded clips are kept, the least recently used leave first; there is room for twice a pool of windows, so
-    each clip is read about once an epoch.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, spec: Spec, room: int = 2 * POOL_BYTES) -> None:
-        self.dataset, self.spec, self.room = dataset, spec, room
-        self.entries = dataset.select(split)
-        self.reads = self.held = 0
-        self._clips: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Windows of the rows (step, recording, start), padded with NaN, and how much of each is not padding."""
-        places = zip(rows["recording"].to_pylist(), rows["start"].to_pylist(), strict=True)
-        windows = [self.window(recording, start) for recording, start in places]
-        shape = (self.spec.frames, self.spec.individuals, *windows[0].shape[2:])
-        padded = np.full((len(windows), *shape), np.nan, dtype=np.float32)
-        for row, window in zip(padded, windows, strict=True):
-            row[: window.shape[0], : window.shape[1]] = window
-        return pa.table(
-            {
-                "step": rows["step"],
-                "frames": pa.array([w.shape[0] for w in windows], pa.int32()),
-                "individuals": pa.array([w.shape[1] for w in windows], pa.int32()),
-                "keypoints": pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), int(np.prod(shape))),
-            }
-        )
-
-    def window(self, recording: int, start: int) -> np.ndarray:
-        """One window (time, individual, keypoint, space), shorter where the recording ends."""
-        entry = self.entries[recording]
-        stop = min(start + self.spec.frames, entry.frames)
-        parts = [
-            self._clip(recording, entry, place)[max(start - clip.start, 0) : stop - clip.start]
-            for place, clip in enumerate(entry.clips)
-            if clip.start < stop and start < clip.start + clip.frames
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _clip(self, recording: int, entry: Entry, place: int) -> np.ndarray:
-        name = (recording, place)
-        if name not in self._clips:
-            decoded = self.dataset.clip(entry.clips[place], entry)
-            self.reads += 1
-            self.held += decoded.nbytes
-            while self._clips and self.held > self.room:
-                self.held -= self._clips.popitem(last=False)[1].nbytes
-            self._clips[name] = decoded
-        self._clips.move_to_end(name)
-        return self._clips[name]
 
 
 def start_ray(**options: Any) -> None:
@@ -280,20 +291,10 @@ def start_ray(**options: Any) -> None:
     ray.init(**{**defaults, **options})
 
 
-def _to_batch(block: pa.Table, spec: Spec) -> Batch:
-    flat = block["keypoints"].combine_chunks().flatten().to_numpy()
-    points = len(spec.skeleton.keypoints)
-    shape = (block.num_rows, spec.frames, spec.individuals, points, spec.space)
-    frames = block["frames"].to_numpy()[:, None, None]
-    animals = block["individuals"].to_numpy()[:, None, None]
-    mask = (np.arange(spec.frames)[:, None] < frames) & (np.arange(spec.individuals) < animals)
-    return Batch(torch.from_numpy(np.array(flat).reshape(shape)), torch.from_numpy(mask), spec.fps)
-
-
-def _window_bytes(spec: Spec) -> int:
-    return 4 * spec.frames * spec.individuals * len(spec.skeleton.keypoints) * spec.space
-
-
-def _split_bytes(dataset: Dataset, split: str) -> int:
+def _split_bytes(dataset: Dataset, split: str, spec: Spec) -> int:
+    """What the windows of a split take in memory."""
+    if spec.picture is not None:
+        size = window_bytes(spec) // spec.frames
+        return sum(size * clip.frames for entry in dataset.select(split) for clip in entry.clips)
     points = len(dataset.card.skeleton.keypoints)
     return sum(4 * e.frames * len(e.individuals) * points * e.space for e in dataset.select(split))
