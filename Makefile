@@ -26,7 +26,7 @@ demo: $(READY) store/$(DEMO)/manifest.json
 	env -u MLFLOW_TRACKING_URI $(BIN)/python sweeps/bams_dilation.py --dataset $(DEMO) --seeds 0 1 --steps 40
 	echo
 	echo "Browse the runs in MLflow:"
-	echo "  $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000"
+	echo "  $(BIN)/ethoray ui"
 	echo "  then open http://127.0.0.1:5000"
 
 store/$(DEMO)/manifest.json: | $(READY)

@@ -26,9 +26,9 @@ LAYERS = (  # an import may only go to the same line or further up this list
     {"methods"},
     {"embedding", "probes", "reconstruction", "forecast", "submission", "mabe22"},
     {"experiment", "record", "tallies"},
-    {"cluster", "tracking", "unseen"},
+    {"cluster", "cohort", "tracking", "unseen"},
     {"sweep", "leaderboard", "tables", "comparison", "published", "report", "figures", "moments"},
-    {"cli", "judging", "wording", "testing", "__init__"},
+    {"cli", "examination", "judging", "wording", "testing", "__init__"},
 )  # fmt: skip
 DOORS = {
     "ray": {"stream", "ingest", "cluster", "sweep"},

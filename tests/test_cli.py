@@ -1,4 +1,4 @@
-"""The command line: six verbs, quick help, one-line errors, and the road from files to scores."""
+"""The command line: seven verbs, quick help, one-line errors, and the road from files to scores."""
 
 import json
 import subprocess
@@ -49,18 +49,18 @@ def write_track(path: Path, frames: int = 400) -> Path:
     return path
 
 
-def test_there_are_six_verbs():
-    assert list(cli.VERBS) == ["prepare", "train", "embed", "score", "report", "ui"]
+def test_there_are_seven_verbs():
+    assert list(cli.VERBS) == ["prepare", "train", "embed", "score", "judge", "report", "ui"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["prepare", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["prepare", "--help"], ["judge", "--help"]])
 def test_help_imports_nothing_heavy(words):
     script = (
         "import sys\nfrom ethoray import cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'pyarrow', 'sklearn', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    source = str(Path(cli.__file__).parent.parent)
+    source = str(Path(cli.__file__).parent.parent.parent)
     done = subprocess.run(
         [sys.executable, "-c", script, *words], capture_output=True, text=True, env={"PYTHONPATH": source}
     )
@@ -88,7 +88,9 @@ def test_the_package_offers_three_names():
         (["train", "toy", "pca", "--steps", "0"], "steps must be at least 1"),
         (["train", "toy", "pca", "--precision", "half"], "precision is float32 or bfloat16, not 'half'"),
         (["score", "abc"], "no run in"),
-        (["report"], "no dataset with finished runs"),
+        (["judge", "neurons", "keypoints", "toy"], "did you mean 'neural'"),
+        (["judge", "linear", "keypoints"], "keypoints: of which dataset?"),
+        (["report"], "no finished runs of any dataset"),
         (["ui"], "nothing was tracked yet"),
         (["prepare", "absent.csv", "--fps", "30", "--out", "x"], "absent.csv"),
     ],

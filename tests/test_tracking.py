@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 import sqlite3
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 
 from ethoray import tracking
 from ethoray.tracking import Mirror, flatten, slug
+from ethoray.tracking.connection import connect
 
 KEY = "0123456789abcdef"
 
@@ -43,10 +46,28 @@ def history(mirror: Mirror, run, name: str = "loss") -> list[int]:
     return [m.step for m in mirror._api().get_metric_history(run.info.run_id, name)]
 
 
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory):
+    """A database without anything in it; making one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        connect(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
+def nowhere(tmp_path, monkeypatch):
+    """A mirror into a storage that has no database yet."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Mirror("dilation", tmp_path / "runs", parent="dilation-1", tags={"question": "why"})
+
+
+@pytest.fixture
+def mirror(nowhere, blank):
+    nowhere.storage.mkdir()
+    shutil.copy(blank, nowhere.storage / "mlflow.db")
+    return nowhere
 
 
 def again(mirror: Mirror) -> Mirror:
@@ -164,20 +185,20 @@ def test_names_cannot_climb_out_of_a_folder():
     assert all(len(v) <= 6000 for v in flatten({"a": "x" * 9000}).values())
 
 
-def test_a_new_database_is_made_quietly(mirror, capfd):
-    assert mirror.follow([folder_of(mirror.storage, range(1, 3))])
+def test_a_new_database_is_made_quietly(nowhere, capfd):
+    assert nowhere.follow([folder_of(nowhere.storage, range(1, 3))])
     said = capfd.readouterr()
     assert "alembic" not in said.err and "INFO" not in said.err + said.out
 
 
-def test_killed_while_the_database_is_made_leaves_none(mirror, monkeypatch):
+def test_killed_while_the_database_is_made_leaves_none(nowhere, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tracking.os, "link", killed)
     with pytest.raises(KeyboardInterrupt):
-        mirror.follow([folder_of(mirror.storage, range(1, 3))])
-    assert not (mirror.storage / "mlflow.db").exists()
+        nowhere.follow([folder_of(nowhere.storage, range(1, 3))])
+    assert not (nowhere.storage / "mlflow.db").exists()
     monkeypatch.undo()
-    assert again(mirror).follow([mirror.storage / KEY])
-    assert [p.name for p in mirror.storage.glob(".mlflow*")] == []
+    assert again(nowhere).follow([nowhere.storage / KEY])
+    assert [p.name for p in nowhere.storage.glob(".mlflow*")] == []

@@ -104,7 +104,8 @@ class Table(Submission):
             name = str(names[first])
             if name in self.frames or (frames[first:last] != np.arange(last - first)).any():
                 raise SubmissionError(
-                    f"{path}: recording {name!r} is not whole, frame after frame; write it with ethoray embed --every 0"
+                    f"{path}: recording {name!r} is not whole, frame after frame; write it with "
+                    "ethoray embed --every 0 and without --individuals"
                 )
             self.frames[name] = int(last - first)  # type: ignore[index]
             self._places[name] = path, int(first)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ethoray import leaderboard, methods, record
+from ethoray import leaderboard, methods, probes, record
 from ethoray.files import Folder
 from ethoray.learning import Budget, Method, Progress
+from ethoray.probes import Probe
 from ethoray.schema import Card, SchemaError, Task
 from ethoray.store import PAGE, QUALITY, Dataset
 
@@ -58,6 +59,14 @@ def configure(name: str, preset: str | None = None, settings: Sequence[str] = ()
         return kind(**values)
     except ValueError as error:
         raise WordingError(f"{name}: {error}") from error
+
+
+def judged(names: Sequence[str]) -> tuple[Probe, ...]:
+    """Probes by name, with their default settings; raises WordingError naming the nearest."""
+    for name in names:
+        if name not in probes.names():
+            raise WordingError(_unknown("probe", name, probes.names()))
+    return tuple(probes.load(name)() for name in dict.fromkeys(names))
 
 
 def budget(**given: Any) -> Budget:
@@ -102,20 +111,6 @@ def find(run: str, storage: Path) -> Path:
     return storage / matches[0]
 
 
-def finished(storage: Path, name: str | None = None) -> dict[str, list[Path]]:
-    """Finished run folders by the URI of their dataset, of all datasets or of the one called ``name``."""
-    found: dict[str, list[Path]] = {}
-    names = set()
-    for path in sorted(storage.glob("*/scores.json")):
-        dataset = json.loads((path.parent / "provenance.json").read_text())["dataset"]
-        names.add(dataset["name"])
-        if name in (None, dataset["name"]):
-            found.setdefault(dataset["uri"], []).append(path.parent)
-    if not found:
-        raise WordingError(_unknown(f"dataset with finished runs in {storage}", name or "any", sorted(names)))
-    return found
-
-
 def same_body(folder: Path, target: Dataset) -> None:
     """Raise SchemaError unless the encoder of a run can see a dataset."""
     here, there = record.load(folder)[1].skeleton.keypoints, target.card.skeleton.keypoints
@@ -124,6 +119,15 @@ def same_body(folder: Path, target: Dataset) -> None:
             f"the encoder of {folder.name} learned from keypoints {', '.join(here)}; "
             f"{target.card.name!r} has {', '.join(there)}"
         )
+
+
+def prepared(dataset: Dataset, out: str, page: bool) -> Iterable[str]:
+    """What is told of a dataset that was written under the word ``out``, with its ``page`` when one is wanted."""
+    yield from describe(dataset)
+    if page:
+        yield f"quality: {quality(dataset)}"
+    yield f"prepared {dataset.uri}"
+    yield f"next: ethoray train {out} bams"
 
 
 def describe(dataset: Dataset) -> Iterable[str]:
@@ -190,6 +194,7 @@ def summary(folders: Sequence[Path], card: Card) -> Iterable[str]:
     """Mean scores of runs that differ in their seed, with intervals over seeds and recordings."""
     table = leaderboard.collect(folders, card)
     metrics = dict(zip(table["score"], table["metric"], strict=True))
+    yield f"{len(folders)} seeds together, on {card.name}"
     for row in leaderboard.leaderboard(table).rows:
         yield from _lines({n: (c.value, c.low, c.high) for n, c in row["cells"].items()}, metrics, "over seeds too")
 

@@ -6,6 +6,7 @@ page is written again, in another folder, as long as the runs are there.
 
 from __future__ import annotations
 
+import difflib
 import json
 import shlex
 import shutil
@@ -106,6 +107,37 @@ def rewrite(storage: Path, out: Path, name: str | None = None) -> Iterator[Path]
             yield from made.files
             pages.append(made)
         yield from overview(out, title, pages)
+
+
+def pages(storage: Path, out: Path, name: str | None = None) -> Iterator[Path]:
+    """Write the pages of a sweep or a dataset; without a name of all sweeps, and of the datasets that none was run on.
+
+    A dataset's page is ``out/<dataset>/leaderboard.*`` and holds all its finished runs. Raises PageError when nothing
+    of that name was run.
+    """
+    found = sweeps(storage, name)
+    if found:
+        yield from rewrite(storage, out, name)
+    if name is not None and found:
+        return
+    asked = {storage / run for memos in found.values() for path in memos for run in Memo.read(path).runs}
+    runs: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    for scores in sorted(storage.glob("*/scores.json")):
+        told = json.loads((scores.parent / "provenance.json").read_text())["dataset"]
+        runs.setdefault(told["uri"], []).append(scores.parent)
+        names[told["uri"]] = told["name"]
+    chosen = [uri for uri in runs if (names[uri] == name if name is not None else not asked & {*runs[uri]})]
+    if not chosen and not found:
+        known = sorted({*names.values(), *sweeps(storage)})
+        near = difflib.get_close_matches(name or "", known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PageError(f"{storage}: no finished runs of {name or 'any dataset'}{hint} (there are: {', '.join(known)})")
+    for uri in chosen:
+        card = store.open(uri).card
+        question = f"Which method tells the behaviours of {card.name} apart best?"
+        command = ["ethoray", "report", card.name]
+        yield from page(out / card.name, card.name, question, collect(runs[uri], card), card, command)
 
 
 def _again(memo: Memo, beside: Path, storage: Path, out: Path) -> Made:

@@ -9,24 +9,24 @@ database makes wait, never fail.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
-import re
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ethoray.record import read_metrics
+from ethoray.tracking import naming
+from ethoray.tracking.connection import connect
+from ethoray.tracking.naming import flatten, slug
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+__all__ = ["Mirror", "flatten", "slug"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ PAUSE = 30.0
 
 _KEY, _PARENT, _DONE = "ethoray.key", "mlflow.parentRunId", "ethoray.mirrored"
 _LIMIT = 900  # metrics in one call; MLflow takes a thousand, in one transaction
-_CALM = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "mlflow.store.db_migrations")
 
 
 class Mirror:
@@ -48,6 +47,8 @@ class Mirror:
     uri: of the MLflow server; MLFLOW_TRACKING_URI or ``sqlite:///<storage>/mlflow.db`` by default.
     parent: names a parent run (a sweep); the same name is the same parent, also after a crash.
     tags: of the parent run.
+    models: which finished runs become models that embed new recordings: "all", "none", or the "best" of a parent
+        run and every run without one; ETHORAY_MODELS by default, and else "best".
     """
 
     def __init__(
@@ -57,9 +58,13 @@ class Mirror:
         uri: str | None = None,
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
+        models: Literal["best", "all", "none"] | None = None,
     ) -> None:
         self.name, self.storage, self.parent, self.tags = name, Path(storage).resolve(), parent, dict(tags or {})
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.storage / 'mlflow.db'}"
+        self.models = models or os.environ.get("ETHORAY_MODELS") or "best"
+        if self.models not in ("best", "all", "none"):
+            raise ValueError(f"ETHORAY_MODELS is best, all or none, not {self.models!r}")
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._parent_id: str | None = None
@@ -81,12 +86,31 @@ class Mirror:
 
         return self._attempt(follow, insist)
 
-    def publish(self, table: pd.DataFrame, files: Sequence[str | Path], *, insist: bool = False) -> bool:
-        """Put a leaderboard table and files (Markdown, csv, figures) on the parent run, replacing older ones."""
-        return self._attempt(lambda: self._publish(table, [Path(f) for f in files]), insist)
+    def publish(
+        self,
+        table: pd.DataFrame,
+        files: Sequence[str | Path],
+        *,
+        verdict: str = "",
+        best: str | Path | None = None,
+        insist: bool = False,
+    ) -> bool:
+        """Put a leaderboard table and files (page, csv, figures) on the parent run, replacing older ones.
+
+        ``verdict`` is the answer in a sentence, by default who is first in the table; ``best`` the folder of the
+        run whose model is registered under the mirror's name, with the alias "best".
+        """
+
+        def publish() -> None:
+            self._publish(table, [Path(f) for f in files], verdict)
+            if best is not None and self.models != "none":
+                self._crown(Path(best))
+
+        return self._attempt(publish, insist)
 
     def close(self, status: str = "FINISHED") -> bool:
-        """End the parent run: "FINISHED", "FAILED" or "KILLED"."""
+        """End the parent run: "FINISHED", "FAILED" or "KILLED"; a run that was made twice is there once."""
+        self._attempt(self._settle, False)
         return self._attempt(lambda: self._api().set_terminated(self._parent_run(), status), False)
 
     def _attempt(self, action: Callable[[], object], insist: bool) -> bool:
@@ -103,7 +127,7 @@ class Mirror:
                 self._quiet_until = time.monotonic() + PAUSE
                 if not self._warned:
                     told = "MLflow at %s is behind (%s); training goes on and it will catch up"
-                    logger.warning(told, self.uri, _brief(error))
+                    logger.warning(told, self.uri, naming.brief(error))
                 self._warned = True
                 continue
             if self._warned:
@@ -115,7 +139,7 @@ class Mirror:
     def _api(self) -> MlflowClient:
         """The client, and the experiment it writes to; imported late because MLflow takes seconds."""
         if self._client is None:
-            client = _connect(self.uri)
+            client = connect(self.uri)
             found = client.get_experiment_by_name(self.name)
             if found is None:
                 local = self.uri.startswith("sqlite")
@@ -123,16 +147,34 @@ class Mirror:
                 self._experiment = client.create_experiment(self.name, artifact_location=place)
             else:
                 self._experiment = found.experiment_id
+            client.set_experiment_tag(self._experiment, naming.KIND, "custom_model_development")
+            if question := self.tags.get("ethoray.question"):
+                client.set_experiment_tag(self._experiment, naming.NOTE, naming.plain(question))
             self._client = client
         return self._client
 
     def _find_or_create(self, title: str, tags: dict[str, str], start: float) -> Run:
-        client = self._api()
+        found = self._matching(tags)
+        if found:
+            return found[0]
+        return self._api().create_run(self._experiment, start_time=int(start * 1000), tags=tags, run_name=title)
+
+    def _matching(self, tags: Mapping[str, str]) -> list[Run]:
+        """The runs of a key, those of a sweep and those of none apart: the finished first, then the oldest."""
         identity = [f"tags.`{name}` = '{tags[name]}'" for name in (_KEY, _PARENT) if name in tags]
-        for run in client.search_runs([self._experiment], " and ".join(identity)):
-            if _PARENT in tags or _PARENT not in run.data.tags:
-                return run
-        return client.create_run(self._experiment, start_time=int(start * 1000), tags=tags, run_name=title)
+        found = self._api().search_runs([self._experiment], " and ".join(identity))
+        mine = [run for run in found if _PARENT in tags or _PARENT not in run.data.tags]
+        return sorted(mine, key=lambda r: (r.data.tags.get(_DONE) != "finished", r.info.start_time, r.info.run_id))
+
+    def _settle(self) -> None:
+        """Delete twins: a run was made, the answer came too late, and it was asked for again."""
+        parent = {} if self.parent is None else {_PARENT: self._parent_run()}
+        for key in {*self._runs, *self._done}:
+            found = self._matching({_KEY: key, **parent})
+            mine = self._runs[key][0] if key in self._runs else found[0].info.run_id if found else ""
+            for run in found:
+                if run.info.run_id != mine:
+                    self._api().delete_run(run.info.run_id)
 
     def _parent_run(self) -> str:
         if self._parent_id is None:
@@ -149,7 +191,7 @@ class Mirror:
         if folder.name not in self._runs and not self._adopt(folder):
             return
         run_id, step = self._runs[folder.name]
-        finished, failed = _json(folder / "scores.json"), _json(folder / "failure.json")
+        finished, failed = naming.read(folder / "scores.json"), naming.read(folder / "failure.json")
         self._runs[folder.name] = (run_id, self._log_steps(folder, run_id, step))
         if finished:
             self._complete(folder, run_id, finished)
@@ -161,8 +203,8 @@ class Mirror:
     def _adopt(self, folder: Path) -> bool:
         """Find or make the MLflow run of a folder, and how far it got; False when it is complete."""
         client = self._api()
-        document, origin = _json(folder / "experiment.json"), _json(folder / "provenance.json")
-        tags = {_KEY: folder.name, **_tags(origin)}
+        document, origin = naming.read(folder / "experiment.json"), naming.read(folder / "provenance.json")
+        tags = {_KEY: folder.name, **naming.tags(origin)}
         if self.parent is not None:
             tags[_PARENT] = self._parent_run()
         title = f"{document['method']['name']} seed {document['seed']} {folder.name[:6]}"
@@ -172,10 +214,13 @@ class Mirror:
             return False
         from mlflow.entities import Param
 
-        params = {k: v for k, v in flatten(document).items() if k not in run.data.params}
+        params = {k: v for k, v in flatten(document).items() if k not in {*run.data.params, "key"}}
         entries = [Param(name, value) for name, value in params.items()]
         for first in range(0, len(entries), 100):
             client.log_batch(run.info.run_id, params=entries[first : first + 100])
+        if used := naming.data(origin):
+            for run_id in (run.info.run_id, *([] if self.parent is None else [self._parent_run()])):
+                client.log_inputs(run_id, used)
         client.update_run(run.info.run_id, status="RUNNING")
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "seconds")]
         self._runs[folder.name] = (run.info.run_id, max(steps, default=-1))
@@ -183,115 +228,63 @@ class Mirror:
 
     def _log_steps(self, folder: Path, run_id: str, step: int) -> int:
         """Log the lines of metrics.jsonl after ``step`` in batches of whole lines; the last step logged."""
-        from mlflow.entities import Metric
-
-        client = self._api()
-        start = client.get_run(run_id).info.start_time
-        batch: list[Metric] = []
-        for line in read_metrics(folder):
-            if line["step"] <= step:  # a resumed run repeats steps: they are here already
-                continue
-            when = start + int(1000 * line["seconds"])
-            values = [(slug(k), float(v)) for k, v in line.items() if k != "step"]
-            if len(batch) + len(values) > _LIMIT:
-                client.log_batch(run_id, metrics=batch)
-                batch = []
-            batch += [Metric(name, value, when, int(line["step"])) for name, value in values]
-        if batch:
-            client.log_batch(run_id, metrics=batch)
-            return int(batch[-1].step)
+        start = self._api().get_run(run_id).info.start_time
+        for batch in naming.steps(folder, step, start, _LIMIT):
+            self._api().log_batch(run_id, metrics=batch)
+            step = int(batch[-1].step)
         return step
 
     def _complete(self, folder: Path, run_id: str, document: Mapping[str, Any]) -> None:
         """Scores as metrics, files as artifacts, and last the tag that says all of it is there."""
-        from mlflow.entities import Metric
-
         client = self._api()
         when = int(1000 * document.get("finished", time.time()))
-        values = {f"score/{k}": v for k, v in document["scores"].items()}
-        values |= {f"cost/{k}": v for k, v in document.get("cost", {}).items()}
-        metrics = [Metric(slug(name), float(value), when, 0) for name, value in values.items()]
+        metrics = naming.scores(document, when)
         for first in range(0, len(metrics), _LIMIT):
             client.log_batch(run_id, metrics=metrics[first : first + _LIMIT])
         for path in (*sorted(folder.glob("[!.]*.json*")), *folder.glob("checkpoint.safetensors")):
             client.log_artifact(run_id, str(path))
         for part in sorted((folder / "embeddings").glob("*.parquet")):
             client.log_artifact(run_id, str(part), "embeddings")
+        if self.models == "all" or (self.models == "best" and self.parent is None):
+            self._give_model(folder, run_id)
         client.set_terminated(run_id, "FINISHED", end_time=when)
         client.set_tag(run_id, _DONE, "finished")
         self._done.add(folder.name)
 
-    def _publish(self, table: pd.DataFrame, files: Sequence[Path]) -> None:
-        client, run_id = self._api(), self._parent_run()
+    def _give_model(self, folder: Path, run_id: str) -> str | None:
+        """The id of the run's model, made when it has none; None where a model cannot be made, which is logged."""
+        from ethoray.tracking import models
+
+        if (why := models.lacking(folder)) is not None:
+            logger.info("%s gets no model: %s", folder, why)
+            return None
+        model_id = models.log(self._api(), self._experiment, run_id, folder)
+        if self.parent is None:
+            method = naming.read(folder / "experiment.json")["method"]["name"]
+            models.register(self._api(), f"{self.name}-{method}", model_id, run_id)
+        self._api().set_tag(run_id, naming.NOTE, naming.usage(model_id))
+        return model_id
+
+    def _crown(self, folder: Path) -> None:
+        from ethoray.tracking import models
+
+        self._follow(folder)
+        tags = {_KEY: folder.name, _PARENT: self._parent_run()}
+        run_id = self._find_or_create(folder.name, tags, time.time()).info.run_id
+        model_id = self._give_model(folder, run_id)
+        if model_id is not None:
+            models.register(self._api(), self.name, model_id, run_id, "best")
+
+    def _publish(self, table: pd.DataFrame, files: Sequence[Path], verdict: str) -> None:
+        client, run_id, table = self._api(), self._parent_run(), naming.columned(table)
         known = client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "")
         if "leaderboard.json" in known:  # log_table would append its rows to those of last time
             client.log_text(run_id, table.to_json(orient="split", index=False), "leaderboard.json")
         else:
             client.log_table(run_id, table, "leaderboard.json")
         for path in files:
-            client.log_artifact(run_id, str(path))
-
-
-def slug(name: str) -> str:
-    """A name that MLflow takes for metrics, parameters and paths; nothing in it can climb out of a folder."""
-    safe = re.sub(r"[^\w\-. /]", "_", name)
-    parts = [part.strip(" .") or "_" for part in safe.split("/") if part]
-    return "/".join(parts)[:250] or "_"
-
-
-def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested JSON as dotted names and text, cut at MLflow's 250 and 6000 characters."""
-    flat: dict[str, str] = {}
-    for name, value in document.items():
-        dotted = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{dotted}.")
-        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
-            flat |= flatten({str(i): item for i, item in enumerate(value)}, f"{dotted}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            flat[slug(dotted)] = text[:6000]
-    return flat
-
-
-def _connect(uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    from mlflow import MlflowClient
-
-    for name in _CALM:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _create_database(path)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _create_database(path: Path) -> None:
-    """Make the tables beside the place and link them in whole: killed in between, MLflow could never open it."""
-    from mlflow import MlflowClient
-
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # MLflow remembers a name for the process's life
-    try:
-        MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process was first
-            os.link(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _tags(origin: Mapping[str, Any]) -> dict[str, str]:
-    chosen = {
-        f"ethoray.{name}": json.dumps(origin.get(name))[:5000] for name in ("dirty", "dataset", "host", "packages")
-    }
-    return chosen | ({"mlflow.source.git.commit": origin["commit"]} if origin.get("commit") else {})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            inside = path.parent != files[0].parent and path.is_relative_to(files[0].parent)
+            client.log_artifact(run_id, str(path), path.parent.name if inside else None)
+        client.log_batch(run_id, metrics=naming.leader(table, int(1000 * time.time())))
+        verdict, charts = verdict or naming.verdict(table), naming.charts(self._experiment, run_id)
+        client.set_tag(run_id, naming.NOTE, naming.note(self.tags, verdict, files, charts))
