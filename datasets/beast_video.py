@@ -14,9 +14,9 @@ dataset ``video``, uint8 (frame, height, width)). Every video is a recording wit
 Frames: anchors, 100 a video (small) or 500 (full, as in BEAST), each with its neighbours, as 224 x 224 pixels without
 keeping proportions. Distinct anchors move more than the median frame and lie nearest the centres of k-means clusters
 of 32 x 32 thumbnails; uniform anchors are drawn from stretches of equal length. ``--every`` writes all frames.
-Every stretch of neighbouring frames is a clip; its start is the frame's number in the video as it is shown. What was
-written, when it was shown (seconds, also where the rate varies) and which frames are anchors is in
-``frames/<video>.parquet`` beside the shards.
+Every stretch of neighbouring frames is a clip; its start is the frame's number in the video as it is shown.
+``frames/<video>.parquet`` beside the shards has a row a written frame: video, recording, frame, time (seconds as the
+file states them, also where the rate varies) and whether it is an anchor.
 Split: every fifth video, or the last one, is for test; a single video is cut into two blocks with a gap.
 Labelled frames: where FOLDER (or ``--labelled FOLDER``) holds a DeepLabCut or Lightning Pose project's CollectedData
 csv and its pictures, NAME_labelled gets one recording a picture; keypoints are in pixels of the stored picture, and
@@ -41,9 +41,11 @@ import numpy as np
 from film_frames import PIECE, SKELETON, Plan, extract
 
 from ethoray import video
+from ethoray.dataset import Dataset
 from ethoray.ingest import Part, ingest
 from ethoray.readers import hdf5
 from ethoray.schema import Card, SchemaError, check_name
+from ethoray.store import StoreError
 
 SIZES = {"small": 100, "full": 500}
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".h5", ".hdf5"}
@@ -125,8 +127,8 @@ def run(args: argparse.Namespace, root: str) -> None:
         raise SchemaError("--rgb and --grey exclude each other")
     if args.every and (args.stride > 1 or args.exclude):
         raise SchemaError("--every writes all frames; --stride and --exclude are about anchors")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    size, found, notes = (args.pixels, args.pixels), {}, []
+    size, notes = (args.pixels, args.pixels), []
+    found: dict[str, video.Probe] = {}
     paths = films(Path(args.raw))
     for name, path in paths.items():
         try:
@@ -141,25 +143,38 @@ def run(args: argparse.Namespace, root: str) -> None:
     if not found and project is None:
         raise SchemaError("; ".join([f"{args.raw} holds no video that can be read", *notes]))
     if found:
-        fps = rate(found, args.fps)
-        workers = args.workers or min(cores, len(found))
-        args.folder, args.threads = root, max(1, cores // workers)
-        plans = [plan(args, fps, place, paths, found) for place in range(len(found))]
-        stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (paths[p.name].stat() for p in plans)]
-        parts = [Part(p.name, partial(extract, p), 0, stamp) for p, stamp in zip(plans, stamps, strict=True)]
-        if workers > 1:  # processes that do not have this folder
-            from ray import cloudpickle
-
-            cloudpickle.register_pickle_by_value(film_frames)
-        about = card(args.out, fps, tuple(notes), len(found) == 1)
-        seconds = (PIECE if args.every else 1024) / fps
-        done = ingest(about, parts, root, workers=workers, overwrite=args.overwrite, clip_seconds=seconds)
+        done = write(args, root, paths, found, notes)
         print("\n".join([*done.card.notes, f"{len(done.entries)} recordings in {done.uri}"]))
     elif notes:
         print("\n".join(notes))
     if project is not None:
         done = labelled_frames.write(project, f"{root}_labelled", size, grey=not args.rgb, overwrite=args.overwrite)
         print(f"{len(done.entries)} labelled frames in {done.uri}")
+
+
+def write(
+    args: argparse.Namespace, root: str, paths: dict[str, Path], found: dict[str, video.Probe], notes: list[str]
+) -> Dataset:
+    """The dataset of the videos that could be read."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fps = rate(found, args.fps)
+    workers = args.workers or min(cores, len(found))
+    args.folder, args.threads = root, max(1, cores // workers)
+    plans = [plan(args, fps, place, paths, found) for place in range(len(found))]
+    stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (paths[p.name].stat() for p in plans)]
+    parts = [Part(p.name, partial(extract, p), 0, stamp) for p, stamp in zip(plans, stamps, strict=True)]
+    if workers > 1:  # processes that do not have this folder
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(film_frames)
+    about = card(args.out, fps, tuple(notes), len(found) == 1)
+    seconds = (PIECE if args.every else 1024) / fps
+    try:
+        return ingest(about, parts, root, workers=workers, overwrite=args.overwrite, clip_seconds=seconds)
+    except StoreError as error:
+        if args.damage == "skip" and "no recordings" in str(error):
+            raise SchemaError(f"{error}: every video was left out; --damage stop says why") from error
+        raise
 
 
 def plan(
@@ -171,6 +186,9 @@ def plan(
     last = min(found[name].frames, args.stop or found[name].frames)
     if args.start >= last:
         raise SchemaError(f"{name} has {found[name].frames} frames, none from {args.start} to {args.stop}")
+    shape = (found[name].width, found[name].height)
+    if args.region and any(args.region[i] + args.region[i + 2] > shape[i] for i in (0, 1)):
+        raise SchemaError(f"{name} is {shape[0]} x {shape[1]} pixels; --region {args.region} leaves it")
     return Plan(
         path=str(paths[name].resolve()),
         name=name,

@@ -135,10 +135,11 @@ def _write(plan: Plan, chosen: list[Block], damage: list[str]) -> Generator[Reco
         rows.append((stretches[place][1], frame.index, frame.time if isfinite(frame.time) else frame.index / plan.fps))
     if place < len(stretches):
         yield from _piece(plan, run, stretches[place][1:])
-    Folder(plan.folder).put(f"frames/{plan.name}.parquet", _table(rows, all_anchors))
+    Folder(plan.folder).put(f"frames/{plan.name}.parquet", _table(plan.name, rows, all_anchors))
     if plan.every:
         return f"all {len(rows)} frames"
-    return f"{len(all_anchors)} {plan.policy} anchors with {plan.around} around: {len(rows)} frames"
+    fewer = f" ({plan.count} were asked for)" if len(all_anchors) < plan.count else ""
+    return f"{len(all_anchors)} {plan.policy} anchors{fewer} with {plan.around} around: {len(rows)} frames"
 
 
 def _piece(plan: Plan, run: list[video.Frame], place: tuple[str, str]) -> Iterator[Recording]:
@@ -149,9 +150,10 @@ def _piece(plan: Plan, run: list[video.Frame], place: tuple[str, str]) -> Iterat
         yield Recording(name, plan.name, plan.fps, SKELETON, nothing, split=split, start=run[0].index, images=images)
 
 
-def _table(rows: list[tuple[str, int, float]], chosen: set[int]) -> bytes:
+def _table(name: str, rows: list[tuple[str, int, float]], chosen: set[int]) -> bytes:
     recording, frame, time = zip(*rows, strict=True) if rows else ((), (), ())
     columns = {
+        "video": pa.array([name] * len(rows), pa.string()),
         "recording": pa.array(recording, pa.string()),
         "frame": pa.array(frame, pa.int64()),
         "time": pa.array(time, pa.float64()),

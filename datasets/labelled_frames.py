@@ -101,7 +101,8 @@ def pictures(found: Project, sides: dict[str, str], size: tuple[int, int], grey:
     """A recording of one frame for every picture; then how large the originals were."""
     from PIL import Image
 
-    skeleton, sizes = Skeleton(found.keypoints), {}
+    skeleton = Skeleton(found.keypoints)
+    sizes: dict[tuple[int, int], int] = {}
     for name, side in sides.items():
         path = _inside(found.file, name)
         try:

@@ -1,6 +1,7 @@
 """A folder of videos becomes a dataset: which frames, which side, when they were shown, and what was left out."""
 
 import importlib.util
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -165,6 +166,84 @@ def test_anchors_keep_away_from_what_is_excluded(make, tmp_path):
         anchors = [i for i, chosen in zip(table["frame"], table["anchor"], strict=True) if chosen]
         assert len(anchors) == 5 and min(anchors) >= 40 and min(table["frame"]) >= 38
         assert {j for i in anchors for j in range(i - 2, i + 3) if j < 80} == set(table["frame"])
+
+
+def test_a_part_of_the_picture_and_of_the_video(make, tmp_path):
+    path = film(tmp_path / "raw" / "a.mp4", 0)
+    film(tmp_path / "raw" / "b.mp4", 1)
+    flags = ("--raw", tmp_path / "raw", "--frames", 6, "--pixels", 12, "--region", "16,8,32,24")
+    whole = {f.index: f.image for f in video.frames(path, video.View((12, 12), region=(16, 8, 32, 24)))}
+    for policy in ("distinct", "uniform"):
+        dataset, _ = make(*flags, "--start", 21, "--stop", 61, "--stride", 4, "--policy", policy, out=policy)
+        table = pq.read_table(Path(dataset.uri) / "frames" / "a.parquet").to_pydict()
+        anchors = [i for i, chosen in zip(table["frame"], table["anchor"], strict=True) if chosen]
+        assert len(anchors) == 6 and all(i % 4 == 1 for i in anchors), "every fourth frame from the first"
+        assert min(table["frame"]) >= 21 and max(table["frame"]) <= 60
+        shown = images(dataset)["a"]
+        assert set(table["video"]) == {"a"} and sorted(shown) == table["frame"]
+        assert {j for i in anchors for j in (i - 1, i, i + 1) if 21 <= j < 61} == set(shown)
+        assert all(np.array_equal(image, whole[i]) for i, image in shown.items())
+    with pytest.raises(SystemExit, match="a has 80 frames, none from 90"):
+        make(*flags, "--start", 90)
+    with pytest.raises(SystemExit, match=r"a is 64 x 48 pixels; --region \(60, 0, 16, 16\) leaves it"):
+        make("--raw", tmp_path / "raw", "--region", "60,0,16,16")
+
+
+def odd(path, count):
+    """A motion JPEG of 47 x 33 pixels, or one without any frame."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 47, 33, "yuvj420p"
+        file.start_encoding()
+        for i in range(count):
+            picture = np.random.default_rng(i).integers(0, 255, (33, 47), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
+        file.mux(stream.encode(None)) if count else None
+    return path
+
+
+def test_odd_sizes_are_read_and_videos_without_frames_are_said(make, tmp_path):
+    raw = tmp_path / "raw"
+    film(raw / "a.mp4", 0)
+    odd(raw / "odd.avi", 40)
+    (raw / "cut.avi").write_bytes((raw / "odd.avi").read_bytes()[:30_000])
+    for name in ("none.mp4", "none_2.mov", "none_3.mkv"):
+        odd(raw / name, 0)
+    (raw / "nothing.mp4").write_bytes(b"")
+    dataset, said = make("--raw", raw, "--frames", 5, "--pixels", 16)
+    assert [e.name for e in dataset.entries] == ["a", "cut", "odd"]
+    assert "odd: 47 x 33 pixels, 40 frames" in said
+    for name in ("none", "none_2", "none_3", "nothing"):
+        assert f"{name}: left out. " in said
+    assert "cut: 47 x 33" in said and "cut off?" in next(n for n in dataset.card.notes if n.startswith("cut:"))
+    _, said = make("--raw", raw / "odd.avi", "--frames", 50, "--pixels", 16, "--fps", 2, out="fewer")
+    assert "anchors (50 were asked for)" in said
+    (tmp_path / "no.csv").write_text("video,first,last\nodd,0,99\n")
+    flags = ("--raw", raw / "odd.avi", "--exclude", tmp_path / "no.csv", "--frames", 5)
+    with pytest.raises(SystemExit, match="every video was left out; --damage stop says why"):
+        make(*flags, out="all")
+    with pytest.raises(SystemExit, match="0 frames may be anchors"):
+        make(*flags, "--damage", "stop", out="all")
+
+
+@pytest.mark.cluster
+def test_two_processes_write_what_one_writes(recipe, tmp_path):
+    for seed, name in enumerate("abc"):
+        film(tmp_path / "raw" / f"{name}.mp4", seed)
+    (tmp_path / "raw" / "broken.mp4").write_bytes((tmp_path / "raw" / "a.mp4").read_bytes()[:2000])
+    program = [sys.executable, FOLDER / "beast_video.py", "--raw", "raw", "--frames", "6", "--pixels", "24"]
+    found = []
+    for workers in ("1", "2"):
+        words = [*program, "--out", "films", "--root", f"store_{workers}", "--workers", workers]
+        answer = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True)
+        dataset = store.open("films", tmp_path / f"store_{workers}")
+        tables = [(Path(dataset.uri) / "frames" / f"{name}.parquet").read_bytes() for name in "abc"]
+        found.append((images(dataset), tables, dataset.card, answer.stdout.replace(f"store_{workers}", "store")))
+    one, two = found
+    assert one[1:] == two[1:] and one[0].keys() == two[0].keys()
+    for name, shown in one[0].items():
+        assert shown.keys() == two[0][name].keys()
+        assert all(np.array_equal(image, two[0][name][i]) for i, image in shown.items())
 
 
 def test_rates_that_differ_are_refused(make, tmp_path):

@@ -1,14 +1,18 @@
 """Frames come in the order shown, upright and at their time; damage is said, and never hangs or kills anything."""
 
+import io
+import os
 import struct
+import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
 from ethoray import readers, video
-from ethoray.video import VideoError, View
+from ethoray.video import VideoError, View, answer, watch
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra video)")
 ROOM = 8  # the side of a block of one grey level: larger than what chroma and the transform mix
@@ -264,7 +268,14 @@ def test_sound_is_no_video(tmp_path):
         video.probe(path)
 
 
-@pytest.mark.parametrize(("script", "words"), [("sleep 30", "said nothing for 0.3 s"), ("kill -SEGV $$", "died .*-11")])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("sleep 30", "said nothing for 0.3 s"),
+        ("while :; do :; done", "said nothing for 0.3 s"),
+        ("kill -SEGV $$", "died .*-11"),
+    ],
+)
 def test_a_decoder_that_hangs_or_crashes_is_an_error(tmp_path, monkeypatch, clip, script, words):
     program = tmp_path / "decoder"
     program.write_text(f"#!/bin/sh\nexec 2>/dev/null\n{'exec ' if 'sleep' in script else ''}{script}\n")
@@ -272,6 +283,39 @@ def test_a_decoder_that_hangs_or_crashes_is_an_error(tmp_path, monkeypatch, clip
     monkeypatch.setattr(video.sys, "executable", str(program))
     with pytest.raises(VideoError, match=rf"clip\.mp4: the decoder {words}"):
         list(video.frames(clip, patience=0.3))
+
+
+def test_a_decoder_that_waits_for_a_processor_is_waited_for(tmp_path, monkeypatch, clip):
+    program = tmp_path / "decoder"
+    program.write_text(f'#!/bin/sh\nsleep 1\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(video.sys, "executable", str(program))
+    with pytest.raises(VideoError, match="said nothing for"):  # asleep
+        next(video.frames(clip, patience=0.2))
+    monkeypatch.setattr(watch, "activity", lambda pid: (0.0, True))
+    assert next(video.frames(clip, patience=0.2)).index == 0
+
+
+def test_silence_counts_sleep_and_work_but_not_waiting(monkeypatch):
+    told = iter([(1.0, True), (1.1, True), (1.1, False), (3.1, True), None])
+    monkeypatch.setattr(watch, "activity", lambda pid: next(told))
+    silence = watch.Silence(1)
+    assert [silence.lasted(0.5) for _ in range(5)] == pytest.approx([0.0, 0.1, 0.6, 2.6, 3.1])
+    monkeypatch.undo()
+    spent, runs = watch.activity(os.getpid())
+    assert runs and spent > 0 and watch.activity(2**30) is None
+
+
+def test_a_slow_decoder_gives_signs_of_life_though_its_frames_are_small(monkeypatch):
+    clock, out = iter(np.arange(0, 100, 0.25)), io.BytesIO()
+    monkeypatch.setattr(answer, "monotonic", lambda: float(next(clock)))
+    speaker, flushed = answer.Answer({"path": "x", "only": None, "stop": None}, out), []
+    monkeypatch.setattr(speaker, "out", SimpleNamespace(write=out.write, flush=lambda: flushed.append(out.tell())))
+    for index in range(12):  # a quarter of a second each
+        speaker.send(index, 0.0, np.zeros((2, 2), np.uint8))
+        speaker.alive()
+    whole = 4 * (answer.HEAD.size + 12 + 4) + answer.HEAD.size  # a second of frames and a sign of life
+    assert flushed == [whole, 2 * whole, 3 * whole]
 
 
 def test_a_pass_may_be_left_at_any_frame(clip):

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ethoray.video.answer import HEAD
+from ethoray.video.watch import Silence
 
 _SOURCE = os.fspath(Path(__file__).parents[2])
 _PLACES: dict[str, tuple[tuple[int, bytes], ...]] = {
@@ -146,7 +147,8 @@ def frames(
     damage: None stops at the first damage with VideoError. A list lets the pass go on at the next key frame and
         receives a sentence for everything that was left out.
     threads: of the decoder.
-    patience: seconds without a sign of life after which the decoder is killed and VideoError raised.
+    patience: seconds without a sign of life after which the decoder is killed and VideoError raised; time in which it
+        only waits for a processor does not count.
 
     An h5 file holds ``video``, uint8 (frame, height, width) or (frame, height, width, 3); its times are NaN.
     Raises VideoError also for a file without frames, and for one that ends before its header says.
@@ -194,10 +196,13 @@ def _messages(path: Path, request: dict[str, Any], patience: float) -> Iterator[
 def _read(child: subprocess.Popen[bytes], path: Path, patience: float, count: int) -> bytes:
     assert child.stdout
     out = bytearray()
-    descriptor = child.stdout.fileno()
+    descriptor, step, silence = child.stdout.fileno(), min(1.0, patience / 4), Silence(child.pid)
     while len(out) < count:
-        if not select.select([descriptor], [], [], patience)[0]:
-            raise VideoError(f"{path}: the decoder said nothing for {patience:g} s and was ended; the file is damaged")
+        if not select.select([descriptor], [], [], step)[0]:
+            if silence.lasted(step) >= patience:
+                raise VideoError(f"{path}: the decoder said nothing for {patience:g} s and was ended; is it damaged?")
+            continue
+        silence = Silence(child.pid)
         part = os.read(descriptor, min(count - len(out), 1 << 20))
         if not part:
             raise VideoError(f"{path}: the decoder died (exit status {child.wait()}); the file is damaged")

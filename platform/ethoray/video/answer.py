@@ -10,13 +10,14 @@ from __future__ import annotations
 import struct
 from functools import cached_property
 from math import inf
+from time import monotonic
 from typing import IO, Any
 
 import numpy as np
 
 HEAD = struct.Struct("<cqdI")
 MOST_PIXELS = 1 << 27
-BEAT = 128  # frames in silence before a sign of life
+BEAT = 1.0  # seconds in which nothing left this process before a sign of life
 
 
 class Damage(ValueError):
@@ -29,7 +30,8 @@ class Answer:
     def __init__(self, request: dict[str, Any], out: IO[bytes]) -> None:
         self.request, self.out = request, out
         self.path: str = request["path"]
-        self.silent = self.sent = 0
+        self.sent = 0
+        self.heard = monotonic()  # when something last left this process; frames wait in the buffer of ``out``
 
     @cached_property
     def only(self) -> frozenset[int] | None:
@@ -53,12 +55,11 @@ class Answer:
         self.out.write(HEAD.pack(kind, index, time, len(payload)) + payload)
         if kind != b"F":
             self.out.flush()
+            self.heard = monotonic()
 
     def alive(self) -> None:
-        """A sign of life, now and then."""
-        self.silent += 1
-        if self.silent >= BEAT:
-            self.silent = 0
+        """A sign of life, now and then; frames that wait go with it."""
+        if monotonic() - self.heard >= BEAT:
             self.say(b"T")
 
     def damaged(self, text: str) -> None:
@@ -71,7 +72,7 @@ class Answer:
         """One frame as it will be seen, (height, width) or (height, width, 3)."""
         image = np.ascontiguousarray(image if image.ndim == 3 else image[..., None])
         self.say(b"F", struct.pack("<III", *image.shape) + image.tobytes(), index, time)
-        self.sent, self.silent = self.sent + 1, 0
+        self.sent += 1
 
     def over(self, frames: int) -> None:
         """The video is over; frames that were asked for by number and do not exist are damage."""
