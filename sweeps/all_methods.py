@@ -29,9 +29,8 @@ def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
     return score_by(scores, "method", folder / "methods")
 
 
-sweep = Sweep(
-    "all_methods", candidate, metric="*/all", direction="maximize", picture=picture, smoke_trials=len(methods.names("keypoints"))
-)
+every = len(methods.names("keypoints"))
+sweep = Sweep("all_methods", candidate, metric="*/all", direction="maximize", picture=picture, smoke_trials=every)
 
 if __name__ == "__main__":
     sweep.main()

@@ -3,10 +3,9 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -20,50 +19,10 @@ from ethoray.probes.linear import Linear
 from ethoray.schema import Card, Skeleton, Task
 from ethoray.sweep import Flags, Sweep, SweepError
 from ethoray.sweep.flags import home, parse, runs
-from ethoray.sweep.proposals import Proposals, Question, grid, open_journal, settle
+from ethoray.sweep.journal import open_journal
+from ethoray.sweep.proposals import Proposals, Question, grid, settle
+from ethoray.sweep.samplers import sampler
 from ethoray.sweep.trial import matches, measure, resolve
-
-SCRIPT = '''"""Does the toy learn?"""
-import os, time
-from dataclasses import dataclass
-import torch
-from ethoray.batch import Windows
-from ethoray.experiment import Experiment
-from ethoray.learning import Budget, Progress
-from ethoray.state import encoder_state
-from ethoray.methods.raw import Raw, RawEncoder
-from ethoray.probes.linear import Linear
-from ethoray.sweep import Sweep
-
-class SlowEncoder(RawEncoder):
-    def fit(self, stream, budget, resume=None):
-        first = 0 if resume is None else int(resume["step"])
-        if self.letter == "b":
-            raise ValueError("b is broken")
-        for step in range(first + 1, budget.steps + 1):
-            if budget.steps > 3:
-                time.sleep(0.2)
-                with open(os.environ["DIARY"], "a") as file:
-                    file.write(f"{self.letter} {step}\\n")
-            state = lambda step=step: {**encoder_state(self), "step": torch.tensor(step)}
-            yield Progress(step, budget.steps, {"loss": 1.0}, 0.2 * step, budget.saves(step), state)
-
-@dataclass(frozen=True)
-class Slow(Raw):
-    letter: str = "a"
-    def build(self, spec):
-        encoder = SlowEncoder(self, spec)
-        encoder.letter = self.letter
-        return encoder
-
-def candidate(trial, flags):
-    method = Slow(features="generic", letter=trial.suggest_categorical("letter", ["a", "b", "c", "d"]))
-    data, budget = Windows(flags.dataset, seconds=4.0, batch_size=2), Budget(flags.steps, 1, 5)
-    return Experiment(data, method, (Linear(),), budget, trial.suggest_categorical("seed", list(flags.seeds)))
-
-if __name__ == "__main__":
-    Sweep("letters", candidate, metric="running/raw", dataset=os.environ["TOY"], seeds=(0,), steps=20).main()
-'''
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
@@ -74,7 +33,7 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
 
 @pytest.fixture
 def question(toy, tmp_path):
-    return Question(candidate, Flags(dataset=toy.uri, storage=str(tmp_path / "runs")), toy, "running/raw", False)
+    return Question(candidate, Flags(dataset=toy.uri, storage=str(tmp_path / "runs")), toy, "running/raw")
 
 
 @pytest.fixture
@@ -89,7 +48,8 @@ def finish(question: Question, key: str, value: float = 0.5) -> None:
 
 
 def proposals(question, study, total, ledger):
-    return Proposals(question, study, study._storage, total, ledger, lambda config, value: None)
+    draw = partial(sampler, "random")
+    return Proposals(question, study, study._storage, total, ledger, lambda config, values: None, draw)
 
 
 def drain(asked: Proposals) -> list[str]:
@@ -140,7 +100,6 @@ def test_a_trial_killed_while_it_was_drawn_is_forgotten(question, study):
 
 
 def test_a_sampler_that_repeats_itself_ends_the_sweep(question, study, caplog):
-    study.sampler = optuna.samplers.RandomSampler(seed=0)
     keys = drain(proposals(question, study, 50, {}))
     assert len(keys) == len(set(keys)) == 6  # all there are
     assert "fewer than 50" in caplog.text
@@ -244,35 +203,3 @@ def test_all_of_a_method_with_one_space_is_that_space():
     assert measure(two, "*/all") == pytest.approx(0.5)
     assert matches(one, "*/short") == []
     assert matches({"a/short": 0.5, "a/long": 0.5}, "*/all") == []
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_killed_and_started_again_every_trial_is_trained_once(toy, tmp_path):
-    script, diary = tmp_path / "letters.py", tmp_path / "diary"
-    script.write_text(SCRIPT)
-    diary.touch()
-    source = str(Path(__file__).parent.parent / "platform")
-    environment = {**os.environ, "PYTHONPATH": source, "TOY": toy.uri, "DIARY": str(diary), "PYTHONWARNINGS": "default"}
-    command = [sys.executable, str(script)]
-    with (tmp_path / "killed.txt").open("w") as out:
-        driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
-        while driver.poll() is None and len(diary.read_text().splitlines()) < 12:  # a checkpoint at step 5 is there
-            time.sleep(0.1)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    before = diary.read_text().splitlines()
-    assert before, (tmp_path / "killed.txt").read_text()
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    finished = {json.loads(p.read_text())["cost"]["steps"] for p in (tmp_path / "runs").glob("*/scores.json")}
-    assert finished == {20}
-    assert len(list((tmp_path / "runs").glob("*/scores.json"))) == 3
-    (failure,) = (tmp_path / "runs").glob("*/failure.json")
-    assert "b is broken" in json.loads(failure.read_text())["error"]
-    after = diary.read_text().splitlines()[len(before) :]
-    restarted = {letter: [int(line.split()[1]) for line in after if line[0] == letter] for letter in "acd"}
-    interrupted = {line[0] for line in before}
-    assert any(min(restarted[letter]) > 1 for letter in interrupted), "an interrupted trial starts from its checkpoint"
-    assert all(len(steps) == len(set(steps)) for steps in restarted.values())
-    assert done.stderr == "" and "FAILED: ValueError" in done.stdout and "[4/4]" in done.stdout

@@ -7,8 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ethoray.budget import Budget
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+SAMPLERS = ("grid", "random", "tpe", "gp")
+PRUNERS = ("none", "asha", "median")
+COSTS = ("train_seconds", "embed_seconds", "parameters", "peak_mb")
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,14 @@ class Flags:
     steps: training steps of every trial.
     workers: processes that train one trial together.
     cpus, gpus: of each of these processes; a GPU may be shared (0.25).
+    at_once: trials at a time; None is as many as fit the nodes there are, those that join later included. Give it
+        where a cluster grows on demand.
+    sampler: "grid", "random", "tpe" or "gp"; empty is the grid, and TPE where a number of trials is given.
+    prune: "asha" or "median" stop unpromising trials early, "none" stops none.
+    cost: of the runs, made small while the metric is made good (two objectives); empty for the metric alone.
+    limit: hours without a sign of life (a pause of training, or all of the scoring) after which a trial is ended
+        and recorded as failed.
+    price: what an hour of one trial's CPUs and GPUs costs, in any currency; 0 leaves money out.
     storage: folder of the runs.
     dry_run: say what would be done and stop.
     smoke: two steps of two trials, or of as many as the sweep says, end to end.
@@ -35,6 +51,12 @@ class Flags:
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
+    at_once: int | None = None
+    sampler: str | BaseSampler = ""
+    prune: str = "none"
+    cost: str = ""
+    limit: float = 2.0
+    price: float = 0.0
     storage: str = ""
     dry_run: bool = False
     smoke: bool = False
@@ -43,14 +65,25 @@ class Flags:
         for name in ("steps", "workers", "cpus"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.trials is not None and self.trials < 1:
-            raise ValueError(f"--trials must be at least 1, not {self.trials}")
+        for name in ("trials", "at_once"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"--seeds must be different numbers, not {self.seeds}")
-        if self.gpus < 0:
-            raise ValueError(f"--gpus must not be negative, it is {self.gpus}")
+        for name in ("gpus", "price"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must not be negative, it is {getattr(self, name)}")
+        if not self.limit > 0:
+            raise ValueError(f"--limit must be more than 0 hours, not {self.limit}")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value and value not in known:
+                raise ValueError(f"--{name} is {', '.join(known)}, not {value!r}")
+        if self.cost and self.prune != "none":
+            raise ValueError("--cost and --prune exclude each other: a trial that was stopped has no score to weigh")
 
 
+_CHOICES = {"sampler": SAMPLERS, "prune": PRUNERS, "cost": COSTS}
 _HELP = {
     "dataset": "name, folder or URL of a prepared dataset",
     "trials": "candidates in all (default: the whole grid)",
@@ -59,11 +92,20 @@ _HELP = {
     "workers": "processes that train one trial together",
     "cpus": "CPUs of a process",
     "gpus": "GPUs of a process; 0.25 shares one among four",
+    "at_once": "trials at a time (default: as many as fit)",
+    "sampler": f"who proposes trials: {', '.join(SAMPLERS)} (default: grid, or tpe with --trials in a search)",
+    "prune": f"stop unpromising trials early: {', '.join(PRUNERS)}",
+    "cost": f"make this small as well: {', '.join(COSTS)}",
+    "limit": "hours without a sign of life that end a trial",
+    "price": "of an hour of one trial's share, to say what the sweep costs",
     "storage": "folder of the runs (default: $ETHORAY_RUNS or runs/)",
     "dry_run": "print trials, memory and time; train nothing",
     "smoke": "a few trials of two steps, end to end",
 }
-_TYPES = {"dataset": str, "storage": str, "gpus": float}
+_TYPES = {
+    **dict.fromkeys(("dataset", "storage", "sampler", "prune", "cost"), str),
+    **dict.fromkeys(("gpus", "limit", "price"), float),
+}
 
 
 def parse(defaults: Flags, words: Sequence[str] | None = None, description: str | None = None) -> Flags:
@@ -74,7 +116,11 @@ def parse(defaults: Flags, words: Sequence[str] | None = None, description: str 
     for field in fields(Flags):
         default = getattr(defaults, field.name)
         flag = "--" + field.name.replace("_", "-")
-        shown = "" if default in (None, "", False) else f" (default: {default})"
+        shown = (
+            ""
+            if default in (None, "", False) or not isinstance(default, str | int | float | tuple)
+            else f" (default: {default})"
+        )
         if isinstance(default, bool):
             parser.add_argument(flag, action="store_true", default=default, help=_HELP[field.name])
         else:
@@ -89,8 +135,15 @@ def parse(defaults: Flags, words: Sequence[str] | None = None, description: str 
 
 
 def runs(storage: str = "") -> Path:
-    """The absolute folder of the runs: ``storage``, $ETHORAY_RUNS, or runs/ where the command was typed."""
+    """The absolute folder of the runs: ``storage``, $ETHORAY_RUNS, or runs/ where the command was typed.
+
+    Raises FileNotFoundError for a URL: checkpoints and the sampler's journal need a file system with locks.
+    """
     named = storage or os.environ.get("ETHORAY_RUNS")
+    if named and "://" in named:
+        raise FileNotFoundError(
+            f"{named}: runs are kept in a folder that all machines see, not at a URL (datasets may be)"
+        )
     return Path(named).resolve() if named and Path(named).is_absolute() else (home() / (named or "runs")).resolve()
 
 

@@ -1,10 +1,19 @@
-"""One trial: what travels to a worker process, and what it does there."""
+"""One trial: what travels to a worker process, and what it does there.
+
+A worker runs trial after trial. Each is alone in its run folder, is watched for signs of life, and answers with
+numbers or with the reason why there are none; nothing it does ends the worker but a hang and the kernel.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import gc
+import json
 import math
+import os
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +22,11 @@ import torch
 from ray import tune
 
 from ethoray import cluster, record
-from ethoray.experiment import Experiment, run
+from ethoray.experiment import Experiment, Log, run
 from ethoray.learning import Progress
 from ethoray.schema import Card
+from ethoray.sweep.guard import HUNG, alone, hung, signs_of_life
+from ethoray.sweep.lent import Lent, adopt
 
 
 class SweepError(RuntimeError):
@@ -29,7 +40,9 @@ class Work:
     Attributes
     ----------
     folder: the run folder, named by the experiment's key, on storage that every node sees.
+    metric, cost: what the trial answers with; cost may be empty.
     prune: report the training loss at every pause, so that a scheduler may stop the trial.
+    limit: seconds without a sign of life after which the process is ended.
     """
 
     experiment: Experiment
@@ -39,33 +52,77 @@ class Work:
     cpus: int = 1
     gpus: float = 0.0
     prune: bool = False
+    cost: str = ""
+    limit: float = math.inf
 
 
-def train(config: Mapping[str, Any]) -> None:
-    """Run config["work"] and report its value; an error is written down and reported, never raised.
+def train(config: Mapping[str, Any], lent: Lent | None = None) -> None:
+    """Carry out config["work"] and report its value; an error is written down and reported, never raised.
 
     So a trial that raises is not run again, while one whose process dies is, from its checkpoint.
     """
     work: Work = config["work"]
-    folder = Path(work.folder)
-
-    def log(progress: Progress) -> None:
-        if work.prune:
-            tune.report({"step": progress.step, "loss": progress.metrics["loss"]})
-
+    folder, began = Path(work.folder), time.perf_counter()
+    adopt(lent)
+    _forget()
     try:
-        if work.workers > 1:
-            scores = cluster.launch(
-                work.experiment, folder, work.workers, gpus=work.gpus > 0, cpus_per_worker=work.cpus, log=log
-            )
-        else:
-            torch.set_num_threads(work.cpus)
-            scores = run(work.experiment, folder, log)
-        tune.report({"value": measure(scores, work.metric), "step": work.experiment.budget.steps, "loss": 0.0})
+        with ExitStack() as guards:
+            guards.enter_context(alone(folder))
+            if trace := hung(folder):
+                error = SweepError(f"no sign of life for {work.limit:g} s: its process was ended; raise --limit")
+                error.add_note(trace)
+                raise error
+            alive = guards.enter_context(signs_of_life(folder / HUNG, work.limit))
+
+            def log(progress: Progress) -> None:
+                alive()
+                if work.prune:
+                    tune.report({"step": progress.step, "loss": progress.metrics["loss"]})
+
+            scores = execute(work, log)
+            answer: dict[str, Any] = {
+                "value": measure(scores, work.metric),
+                "step": work.experiment.budget.steps,
+                "loss": 0.0,
+            }
+            if work.cost:
+                answer["cost"] = spent(folder, work.cost)
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         record.fail(folder, error)
-        tune.report({"failed": f"{type(error).__name__}: {error}", "step": 0, "loss": math.inf})
+        answer = {"failed": f"{type(error).__name__}: {error}", "step": 0, "loss": math.inf}
+    tune.report({**answer, "seconds": time.perf_counter() - began})
+
+
+def execute(work: Work, log: Log) -> Mapping[str, float]:
+    """The one place where a trial is carried out, in this process or in several; what is around it only guards."""
+    if work.workers > 1:
+        gpus = work.gpus > 0
+        return cluster.launch(
+            work.experiment, Path(work.folder), work.workers, gpus=gpus, cpus_per_worker=work.cpus, log=log
+        )
+    torch.set_num_threads(work.cpus)
+    return run(work.experiment, Path(work.folder), log)
+
+
+def _forget() -> None:
+    """Give back what the trial before held, also one that ran out of memory, and let peak memory count anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path(f"/proc/{os.getpid()}/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux: peak memory is then that of the worker
+
+
+def spent(folder: Path, cost: str) -> float:
+    """What a finished run cost, of the kinds in its scores.json; SweepError when it is not a finite number."""
+    value = json.loads((folder / "scores.json").read_text()).get("cost", {}).get(cost, math.nan)
+    if not math.isfinite(value):
+        raise SweepError(f"{folder}: the cost {cost} of this run is not known")
+    return float(value)
 
 
 def measure(scores: Mapping[str, float], metric: str) -> float:

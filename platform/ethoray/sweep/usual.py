@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import optuna
+from typing import TYPE_CHECKING
 
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment
@@ -10,6 +10,9 @@ from ethoray.learning import Budget, Method
 from ethoray.probes import Probe
 from ethoray.probes.linear import Linear
 from ethoray.sweep.flags import Flags
+
+if TYPE_CHECKING:
+    import optuna
 
 
 def usual(

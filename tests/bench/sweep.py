@@ -1,0 +1,130 @@
+"""Trials an hour of an α sweep: as separate processes, in workers that are used again, and in a bare loop.
+
+python tests/bench/sweep.py --trials 24 --steps 60
+
+All three train, score and mirror into MLflow the same trials; the bare loop is an Optuna study in one process. Time is
+CPU-seconds of all processes together, so that a busy machine says the same; each way is also run with a third of the
+trials, and the difference is what a trial costs, without what a command costs once (Ray, MLflow, the page).
+"""
+
+import argparse
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+
+from ethoray import testing
+from ethoray.experiment import Experiment
+from ethoray.experiment import run as run_experiment
+from ethoray.methods.bams import BAMS
+from ethoray.sweep import Flags, Sweep, usual
+from ethoray.sweep.proposals import grid
+from ethoray.tracking import Mirror
+
+WAYS = ("bare", "reused", "separate")
+
+
+def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
+    """Small BAMS with this weight of its bootstrap."""
+    alpha = trial.suggest_categorical("alpha", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
+    return usual(BAMS(**{**BAMS.presets["small"], "alpha": alpha}), trial, flags, seconds=8.0)
+
+
+def flags(place: Path, trials: int, steps: int) -> Flags:
+    """What every way is asked: ``trials`` of the grid of eight weights and three seeds."""
+    return Flags(dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid")
+
+
+def bare(asked: Flags) -> None:
+    """One process, one loop."""
+    import torch
+
+    torch.set_num_threads(1)
+    study, mirror = optuna.create_study(), Mirror("alpha", asked.storage, parent="alpha")
+    for point in grid(candidate, asked)[: asked.trials]:
+        study.enqueue_trial(point.params)
+
+    def objective(trial: optuna.Trial) -> float:
+        folder = Path(asked.storage) / str(trial.number)
+        scores = run_experiment(candidate(trial, asked), folder)
+        mirror.follow([folder])
+        return next(iter(scores.values()))
+
+    study.optimize(objective, asked.trials)
+
+
+def reused(asked: Flags) -> None:
+    """The sweep."""
+    Sweep("alpha", candidate, metric="running/long").run(asked)
+
+
+def separate(asked: Flags) -> None:
+    """A process for every trial."""
+    for number in range(asked.trials or 0):
+        work(["one", asked.storage, str(asked.trials), str(asked.steps), str(number)])
+
+
+def one(asked: Flags, number: int) -> None:
+    """A trial that has a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = Path(asked.storage) / str(number)
+    run_experiment(candidate(optuna.trial.FixedTrial(grid(candidate, asked)[number].params), asked), folder)
+    Mirror("alpha", asked.storage, parent="alpha").follow([folder])
+
+
+def work(words: list[str]) -> None:
+    """Run this file with these words and wait for it and for all that it leaves behind."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ETHORAY_MODELS": "none", "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, __file__, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def cpu(way: str, place: Path, trials: int, steps: int) -> tuple[float, float]:
+    """CPU-seconds and seconds of one way, all processes it started counted when they have ended."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    work([way, str(place), str(trials), str(steps)])
+    wall = time.perf_counter() - began
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("--trials", type=int, default=24)
+    words.add_argument("--steps", type=int, default=60)
+    asked = words.parse_args()
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that Ray leaves behind are waited for here
+    few = max(1, asked.trials // 3)
+    with tempfile.TemporaryDirectory(prefix="bench") as place:
+        testing.toy_dataset(Path(place) / "toy")
+        spent = {way: {} for way in WAYS}
+        for trials in (few, asked.trials):
+            for way in WAYS:
+                spent[way][trials] = cpu(way, Path(place) / f"{way}{trials}", trials, asked.steps)
+    each = {way: (many[asked.trials][0] - many[few][0]) / (asked.trials - few) for way, many in spent.items()}
+    print(f"{asked.trials} trials of {asked.steps} steps; ideal is the bare loop")
+    for way in WAYS:
+        whole, wall = spent[way][asked.trials]
+        print(
+            f"{way:9s} {each[way]:6.2f} CPU-s a trial, {3600 / each[way]:6.0f} trials a CPU-hour, "
+            f"{each['bare'] / each[way]:.2f} of ideal; whole command {whole:.0f} CPU-s, {wall:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3 and sys.argv[1] in (*WAYS, "one"):
+        question = flags(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        one(question, int(sys.argv[5])) if sys.argv[1] == "one" else globals()[sys.argv[1]](question)
+    else:
+        main()
