@@ -121,7 +121,9 @@ class Proposals(OptunaSearch):
                 return None
             inner = f"{trial_id}.{next(self._count)}"
             self._ot_study.sampler = self.sampler(self._draws)
-            config = super().suggest(inner)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Define-by-run function")  # a sampler may take its time
+                config = super().suggest(inner)
             assert isinstance(config, dict)
             if _QUEUED not in self._ot_trials[inner].user_attrs:
                 self._ot_trials[inner].set_user_attr("draw", self._draws)
