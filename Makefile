@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := simulated_mice_demo
+TESTERS ?= 2
 
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -13,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	echo "make demo    simulated mice, a small sweep, a leaderboard: a few minutes"
-	echo "make test    every test"
+	echo "make test    every test, in two processes (TESTERS=...)"
 	echo "make check   format, lint, types"
 	echo "make bench   speed, as ratios"
 	echo "make report  leaderboards of finished runs, into reports/"
@@ -33,7 +34,7 @@ store/$(DEMO)/manifest.json: | $(READY)
 	$(BIN)/python datasets/simulated_mice.py --out $(DEMO) --recordings 60
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check --quiet .
