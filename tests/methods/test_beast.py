@@ -282,7 +282,7 @@ def test_two_workers_with_ray_data_learn_what_one_does_with_the_whole_batch(film
 
     from ethoray import cluster
 
-    stream.start_ray(num_cpus=2, object_store_memory=200 << 20, log_to_driver=False)
+    stream.start_ray(num_cpus=2, log_to_driver=False)
     try:
         scores = cluster.launch(experiment(films), tmp_path, 2)
     finally:
