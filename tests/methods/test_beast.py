@@ -289,5 +289,7 @@ def test_two_workers_with_ray_data_learn_what_one_does_with_the_whole_batch(film
         ray.shutdown()
     one, two = record.read_metrics(trained[0]), record.read_metrics(tmp_path)
     for name in ("loss", "mse", "infonce"):
-        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-5)
+        # AdamW divides a gradient by its own size: what is rounding in a sum is a little more after each step.
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-3)
     assert scores == pytest.approx(trained[1], abs=0.05)
