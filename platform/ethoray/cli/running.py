@@ -58,8 +58,7 @@ def train(
 
     opened = store.open(dataset)
     place = runs(storage)
-    cut = {"seconds": seconds, "batch_size": batch_size}
-    cut |= {"pairs": pairs, "window": window, "anchors": anchors, "count": count}
+    cut = dict(seconds=seconds, batch_size=batch_size, pairs=pairs, window=window, anchors=anchors, count=count)
     mirror = Mirror(opened.card.name, place)
     windows = Windows(opened.uri, split=split, **given(**cut))
     budget = wording.budget(**given(steps=steps, precision=precision, compile=compiled or None))
