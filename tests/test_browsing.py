@@ -390,11 +390,11 @@ def test_the_pages_show_what_was_tracked(address, mirrored, swept, tmp_path):
     best = json.loads((swept[1][1] / "scores.json").read_text())["scores"]["running/pca"]
     table = leaderboard.leaderboard(leaderboard.collect(swept[1])).frame()
     trials = [child_of(mirrored, folder).info.run_id for folder in swept[1]]
-    charts = naming.charts(experiment, parent)
+    charts = naming.charts(experiment, trials)
     compared = urllib.parse.urlencode({"runs": json.dumps(trials), "experiments": json.dumps([experiment])})
     shown = {
         "1_experiment": (f"{runs}?{mode}", "width@1", "Does a wider space help?", "4 matching runs", "toy"),
-        "2_charts": (charts.removeprefix("#"), "3 matching runs", "score/running", "embed_seconds", "pca seed 1"),
+        "2_charts": (charts.removeprefix("#"), "Comparing 3 Runs", "Parallel Coordinates Plot", "pca seed 1"),
         "3_compared": (f"/compare-runs?{compared}&{mode}", "Comparing 3 Runs", "components", "score/running/pca"),
         "4_parent": (
             f"{runs}/{parent}?{mode}", "Does a wider space help?", "Of 2 candidates, pca is first", "Finished",
@@ -404,7 +404,7 @@ def test_the_pages_show_what_was_tracked(address, mirrored, swept, tmp_path):
             f"{runs}/{parent}/artifacts/leaderboard.json?{mode}", "method components", "running/pca",
             *(f"{value:.4f}"[:5] for value in table["running/pca"]),
         ),
-        "6_page": (f"{runs}/{parent}/artifacts/width.html?{mode}", "The page of the question", "Its scripts run."),
+        "6_page": (f"{runs}/{parent}/artifacts/width.html?{mode}", "width.html", "Path:"),
         "7_figure": (f"{runs}/{parent}/artifacts/figures/width.svg?{mode}", "width.svg"),
         "8_child": (
             f"{runs}/{child.info.run_id}?{mode}", "method.components", "score/running/pca", f"{best:.4f}", "toy",
@@ -419,7 +419,9 @@ def test_the_pages_show_what_was_tracked(address, mirrored, swept, tmp_path):
                 page.visit(address + "/#" + where, *wanted)
                 assert page.run("window.hurt") is None, "a script from a question ran"
                 if name == "4_parent":
-                    assert page.run(f"!!document.querySelector('a[href=\"{charts}\"]')"), "no link to the charts"
+                    assert page.run("!!document.querySelector('a[href^=\"#/compare-runs\"]')"), "no link to the charts"
+                if name == "6_page":
+                    assert page.run("document.querySelector('iframe').clientHeight > 100"), "no page in its frame"
             except AssertionError as error:
                 lacking.append(f"{name}: {error}")
             page.picture(pictures / f"{name}.png")

@@ -71,7 +71,8 @@ class TrembleEncoder(Learner):
         if fate == "hangs":
             time.sleep(3600)
         if fate == "dies" or (fate == "dies once" and not marked.exists()):
-            marked.touch()
+            if fate == "dies once":
+                marked.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
 FATES = ["sound", "raises", "memory", "nan", "hangs", "dies", "dies once", "sound too"]

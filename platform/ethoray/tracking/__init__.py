@@ -286,5 +286,7 @@ class Mirror:
             inside = path.parent != files[0].parent and path.is_relative_to(files[0].parent)
             client.log_artifact(run_id, str(path), path.parent.name if inside else None)
         client.log_batch(run_id, metrics=naming.leader(table, int(1000 * time.time())))
-        verdict, charts = verdict or naming.verdict(table), naming.charts(self._experiment, run_id)
+        trials = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{run_id}'", max_results=100)
+        charts = naming.charts(self._experiment, [trial.info.run_id for trial in trials])
+        verdict = verdict or naming.verdict(table)
         client.set_tag(run_id, naming.NOTE, naming.note(self.tags, verdict, files, charts))
