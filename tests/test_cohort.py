@@ -263,7 +263,7 @@ def test_methods_that_cannot_be_stacked_say_why(toy, tmp_path):
     with pytest.raises(cohort.CohortError, match=r"cannot be stacked: .* train them with way='shared'"):
         cohort.train(trials(toy, tmp_path, (TINY, replace(TINY, alpha=2.0)), probes=()), way="stacked")
     made, _ = learners((TINY, replace(TINY, features="auto", targets=())))
-    with pytest.raises(StackError, match="differ in features, which is no number"):
+    with pytest.raises(StackError, match=r"differ in (method\.)?features, which is no number"):
         Stack(made)
 
 
