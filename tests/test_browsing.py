@@ -226,7 +226,7 @@ def test_the_parent_says_question_verdict_and_command(mirrored, swept):
     assert "width.svg" not in note
     for part in (
         "Does a wider space help?&lt;script>",
-        "compareRunsMode=CHART",
+        "#/compare-runs?runs=",
         "**Of 2 candidates, pca is first",
         "sweeps/width.py",
         "`width.html`",
