@@ -40,12 +40,11 @@ import labelled_frames
 import numpy as np
 from film_frames import PIECE, SKELETON, Plan, extract
 
-from ethoray import video
+from ethoray import store, video
 from ethoray.dataset import Dataset
 from ethoray.ingest import Part, ingest
 from ethoray.readers import hdf5
-from ethoray.schema import Card, SchemaError, check_name
-from ethoray.store import StoreError
+from ethoray.schema import Card, SchemaError
 
 SIZES = {"small": 100, "full": 500}
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".h5", ".hdf5"}
@@ -115,8 +114,7 @@ def main() -> None:
     """Write the dataset, and that of labelled frames where there are any."""
     args = arguments().parse_args()
     try:
-        root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
-        run(args, f"{root}/{check_name(args.out, 'dataset')}")
+        run(args, store.place(args.out, args.root))
     except (ValueError, OSError, ImportError) as error:  # of the files, the settings or the store; each says what to do
         sys.exit(f"beast_video: {error}")
 
@@ -171,7 +169,7 @@ def write(
     seconds = (PIECE if args.every else 1024) / fps
     try:
         return ingest(about, parts, root, workers=workers, overwrite=args.overwrite, clip_seconds=seconds)
-    except StoreError as error:
+    except store.StoreError as error:
         if args.damage == "skip" and "no recordings" in str(error):
             raise SchemaError(f"{error}: every video was left out; --damage stop says why") from error
         raise

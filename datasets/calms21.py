@@ -26,7 +26,6 @@ NeurIPS 2021 (datasets and benchmarks).
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ import numpy as np
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, calms21
-from ethoray.schema import Card, Recording, Task, check_name
+from ethoray.schema import Card, Recording, Task
 
 SIZES = {"small": 12, "full": None}
 KINDS = ("json", "npy")
@@ -128,14 +127,13 @@ def main() -> None:
     parser.add_argument("--unlabelled", action="store_true", help="also the unlabelled videos in the folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         found = files(args.raw, args.task, args.unlabelled)
         known = tasks(found[0][1])
         dataset = ingest(
             card(known, args.task),
             [Part("sequences", lambda: recordings(found, known, SIZES[args.size]))],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError) as error:

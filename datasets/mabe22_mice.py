@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from pathlib import Path
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, mabe22
-from ethoray.schema import Card, Recording, check_name
+from ethoray.schema import Card, Recording
 
 FILES = ("mouse_triplet_train.npy", "mouse_triplet_test.npy", "mouse_triplets_test_labels.npy", "jax_split.json")
 PARTS = {"UserTrain": "user_train", "SubmissionTrain": "train", "publicTest": "test", "privateTest": "test"}
@@ -106,13 +105,12 @@ def main() -> None:
     lacking = [name for name in FILES if not (args.raw / name).is_file()]
     if lacking:
         parser.error(f"{args.raw} lacks {', '.join(lacking)}; the recipe's first lines say where to get them")
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         answers, split = mabe22.answers(args.raw / FILES[2]), parts(args.raw / FILES[3])
         dataset = ingest(
             card(answers, args.four_parts),
             [Part("clips", lambda: recordings(args.raw, answers, split, args.four_parts, SIZES[args.size]))],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError) as error:

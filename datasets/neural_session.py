@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -215,7 +214,6 @@ def main() -> None:
     args = parser.parse_args()
     if not args.block > 0 or (args.bin is not None and not args.bin > 0) or not args.before + args.after > 0:
         parser.error("--block, --bin and the time between --before and --after are seconds, more than 0")
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     choices = Choices(args.block, args.frozen, args.pose, args.label, args.align, args.before, args.after)
     names = tuple(name.strip() for name in args.keypoints.split(",")) if args.keypoints else ()
     try:
@@ -232,7 +230,7 @@ def main() -> None:
         dataset = ingest(
             about,
             [Part(str(path), partial(trials, path)) for path in paths],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             workers=1,
             overwrite=args.overwrite,
         )

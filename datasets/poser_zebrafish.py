@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from pathlib import Path
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, poser
-from ethoray.schema import Card, Recording, Task, check_name
+from ethoray.schema import Card, Recording, Task
 
 SIZES = {"small": 1000, "full": None}
 File = tuple[str | None, Path, Path | None]
@@ -103,14 +102,13 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=poser.FPS, help="frames per second (default: 330)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         found = files(args.raw)
         names = tuple(name.strip() for name in args.classes.split(",")) if args.classes else ()
         dataset = ingest(
             card(found, names, args.fps),
             [Part("bouts", lambda: recordings(found, args.fps, SIZES[args.size]))],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError) as error:

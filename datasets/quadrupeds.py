@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from pathlib import Path
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, quadrupeds
-from ethoray.schema import Card, Recording, Skeleton, check_name
+from ethoray.schema import Card, Recording, Skeleton
 
 SIZES = {"small": 200, "full": None}
 FILE = "robot_dataset.npy"
@@ -87,14 +86,13 @@ def main() -> None:
         parser.error(f"{args.raw} lacks {FILE}; the recipe's first lines say where to get it")
     if not 0 < args.train < 1:
         parser.error(f"--train {args.train}: a share is between 0 and 1")
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         walks = recordings(args.raw / FILE, args.train, SIZES[args.size])
         first = next(walks)
         dataset = ingest(
             card(first.skeleton, args.train),
             [Part("walks", lambda: itertools.chain([first], walks))],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError) as error:

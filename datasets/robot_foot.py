@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +38,7 @@ import numpy as np
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError
-from ethoray.schema import Card, Kind, Recording, Skeleton, Task, check_name
+from ethoray.schema import Card, Kind, Recording, Skeleton, Task
 
 SIZES = {"small": 6, "full": None}
 FPS = 250.0
@@ -136,14 +135,13 @@ def main() -> None:
     parser.add_argument("--root", help="folder or URL of the store (default: $ETHORAY_STORE or store)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         found = files(args.raw)
         surfaces = tuple(dict.fromkeys(surface for surface, _ in found))
         dataset = ingest(
             card(args.out, surfaces, [path for _, path in found]),
             [Part("seconds", lambda: recordings(found, surfaces, SIZES[args.size]))],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError, ValueError) as error:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,10 +37,11 @@ from pathlib import Path
 import larva_model as model
 import numpy as np
 
+from ethoray import store
 from ethoray.files import StoreError
 from ethoray.ingest import Part, ingest
 from ethoray.readers.poser import LARVA
-from ethoray.schema import Card, Recording, Task, check_name
+from ethoray.schema import Card, Recording, Task
 
 FRAMES, BOUT_FRAMES = 6600, 120
 SETTINGS = ("open", "prey", "startling")
@@ -247,7 +247,6 @@ def main() -> None:
         parser.error(f"--recordings {recordings}: simulate at least one")
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: a seed is not negative")
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     if args.workers != 1:
         import ray
 
@@ -256,7 +255,7 @@ def main() -> None:
         dataset = ingest(
             card(args.layout, recordings, args.seed),
             parts(recordings, args.seed, args.layout),
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             workers=args.workers,
             overwrite=args.overwrite,
         )

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,11 +34,11 @@ import mouse_body
 import mouse_model
 import numpy as np
 
+from ethoray import store
 from ethoray.geometry import MOUSE_KEYPOINTS
 from ethoray.ingest import Part, ingest
-from ethoray.schema import Card, Recording, Skeleton, Task, check_name
+from ethoray.schema import Card, Recording, Skeleton, Task
 from ethoray.social import RULES, behaviours
-from ethoray.store import StoreError
 
 FRAMES, CLIPS_A_GROUP, BLOCK = 1800, 4, 40
 SIZES = {"small": 480, "full": 5336}
@@ -155,7 +154,6 @@ def main() -> None:
         parser.error(f"--recordings {recordings}: simulate at least one")
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: a seed is not negative")
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     if args.workers != 1:
         import ray
 
@@ -165,11 +163,11 @@ def main() -> None:
         dataset = ingest(
             card(recordings, args.seed),
             parts(recordings, args.seed),
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             workers=args.workers,
             overwrite=args.overwrite,
         )
-    except StoreError as error:
+    except store.StoreError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"{len(dataset.entries)} recordings of simulated mice in {dataset.uri}")
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +42,9 @@ import quadruped_terrain
 import quadruped_walk
 from quadruped_walk import FPS, Walk, walk
 
+from ethoray import store
 from ethoray.readers import quadrupeds
-from ethoray.schema import Card, Recording, Skeleton, check_name
+from ethoray.schema import Card, Recording, Skeleton
 
 SIZES = {"small": (120, 40.0), "full": (5182, 180.0)}
 BLOCK = 4
@@ -144,11 +144,10 @@ def main() -> None:
         )
         for start in starts
     ]
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     dataset = ingest(
         card(walks, seconds, args.seed),
         parts,
-        f"{root}/{check_name(args.out, 'dataset')}",
+        store.place(args.out, args.root),
         workers=args.workers,
         overwrite=args.overwrite,
     )

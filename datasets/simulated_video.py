@@ -54,9 +54,9 @@ from cage_mouse import BONES, HEIGHT, KEYPOINTS, WIDTH
 from cage_neurons import cut, limits
 from cage_session import Truth, Wanted, labelled, trials, whole
 
-from ethoray import video
+from ethoray import store, video
 from ethoray.ingest import Part, ingest
-from ethoray.schema import Card, Recording, Skeleton, Task, check_name
+from ethoray.schema import Card, Recording, Skeleton, Task
 
 SIZES = {"small": (6, 80.0), "full": (30, 300.0)}
 """Films and seconds of each."""
@@ -228,9 +228,8 @@ def main() -> None:
         parser.error(f"--every {args.every}: a trial of {FRAMES} frames must hold a whole number of them")
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: a seed is not negative")
-    store = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
-        root = f"{store}/{check_name(args.out, 'dataset')}"
+        root = store.place(args.out, args.root)
         if args.video is not None or "://" not in root:
             write(args, root, args.video or Path(f"{root}_films"))
         else:

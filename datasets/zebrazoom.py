@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from pathlib import Path
 from ethoray import store
 from ethoray.ingest import Part, ingest
 from ethoray.readers import ReadError, zebrazoom
-from ethoray.schema import Card, Recording, Skeleton, check_name
+from ethoray.schema import Card, Recording, Skeleton
 
 SIZES = {"small": 20, "full": None}
 
@@ -93,7 +92,6 @@ def main() -> None:
     parser.add_argument("--fps", type=float, help="frames per second (default: what the files state)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
-    root = (args.root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
     try:
         found = files(args.raw)
         fps = rate(found, args.fps)
@@ -101,7 +99,7 @@ def main() -> None:
         dataset = ingest(
             card(args.out, bouts[0].skeleton, found, fps, args.fps is not None),
             [Part("bouts", lambda: bouts)],
-            f"{root}/{check_name(args.out, 'dataset')}",
+            store.place(args.out, args.root),
             overwrite=args.overwrite,
         )
     except (ReadError, store.StoreError, ValueError) as error:

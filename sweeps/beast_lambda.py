@@ -8,7 +8,6 @@ dataset that holds whole films with behaviour labels.
     ray job submit -- python sweeps/beast_lambda.py
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -27,8 +26,7 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """BEAST with so much contrast."""
     weight = trial.suggest_categorical("lambda", list(LAMBDAS))
     losses = {"reconstruction": 0.0, "contrast": 1.0} if weight == ALONE else {"contrast": weight}
-    experiment = usual(BEAST(**{**BEAST.presets["tiny"], **losses}), trial, flags)
-    return replace(experiment, data=replace(experiment.data, batch_size=32))
+    return usual(BEAST(**{**BEAST.presets["tiny"], **losses}), trial, flags)
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
@@ -37,7 +35,15 @@ def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
     return score_against(both, lambda run: run["method.contrast"], "lambda", folder / "lambda", log=False)
 
 
-sweep = Sweep("beast_lambda", candidate, metric="*/cls", picture=picture, dataset="simulated_video_frames", steps=300)
+sweep = Sweep(
+    "beast_lambda",
+    candidate,
+    metric="*/cls",
+    picture=picture,
+    dataset="simulated_video_frames",
+    steps=300,
+    batch_size=32,
+)
 
 if __name__ == "__main__":
     sweep.main()

@@ -8,7 +8,6 @@ contrast has, so the two losses may want different shares.
     ray job submit -- python sweeps/beast_masking.py
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -25,8 +24,7 @@ SHARES = (0.25, 0.5, 0.75, 0.9)
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """BEAST that hides so much."""
     share = trial.suggest_categorical("mask", list(SHARES))
-    experiment = usual(BEAST(**{**BEAST.presets["tiny"], "mask": share}), trial, flags)
-    return replace(experiment, data=replace(experiment.data, batch_size=32))
+    return usual(BEAST(**{**BEAST.presets["tiny"], "mask": share}), trial, flags)
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
@@ -34,7 +32,15 @@ def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
     return score_against(scores, lambda run: run["method.mask"], "hidden (share)", folder / "masking", log=False)
 
 
-sweep = Sweep("beast_masking", candidate, metric="*/cls", picture=picture, dataset="simulated_video_frames", steps=300)
+sweep = Sweep(
+    "beast_masking",
+    candidate,
+    metric="*/cls",
+    picture=picture,
+    dataset="simulated_video_frames",
+    steps=300,
+    batch_size=32,
+)
 
 if __name__ == "__main__":
     sweep.main()

@@ -30,10 +30,10 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """BEAST on such pairs."""
     pairs = PAIRS[trial.suggest_categorical("pairs", list(PAIRS))]
     experiment = usual(BEAST(**BEAST.presets["tiny"]), trial, flags)
-    return replace(experiment, data=replace(experiment.data, batch_size=32, **pairs))
+    return replace(experiment, data=replace(experiment.data, **pairs))
 
 
-sweep = Sweep("beast_window", candidate, metric="*/cls", dataset="simulated_video_frames", steps=300)
+sweep = Sweep("beast_window", candidate, metric="*/cls", dataset="simulated_video_frames", steps=300, batch_size=32)
 
 if __name__ == "__main__":
     sweep.main()

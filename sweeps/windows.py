@@ -22,12 +22,11 @@ METHODS = ("bams", "byol", "ts2vec", "msae", "vqvame")
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
-    """One method on windows of this length, as many frames in a batch as with a minute."""
+    """One method on windows of this length, as many frames in a batch whatever the length."""
     kind = methods.load(trial.suggest_categorical("method", list(METHODS)))
     seconds = trial.suggest_categorical("seconds", list(SECONDS))
-    experiment = usual(kind(**kind.presets["small"]), trial, flags, seconds=seconds)
-    size = round(experiment.data.batch_size * 60 / seconds)
-    return replace(experiment, data=replace(experiment.data, batch_size=size))
+    size = round(flags.batch_size * flags.seconds / seconds)
+    return usual(kind(**kind.presets["small"]), trial, replace(flags, seconds=seconds, batch_size=size))
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:

@@ -108,6 +108,13 @@ class Chromium:
             time.sleep(0.25)
         raise AssertionError(f"{[w for w in wanted if w not in shown]} not on the page, which reads: {shown[:3000]}")
 
+    def holds(self, script: str, seconds: float = 60.0) -> bool:
+        """Whether a condition is true in the page soon."""
+        end = time.monotonic() + seconds
+        while not (true := bool(self.run(script))) and time.monotonic() < end:
+            time.sleep(0.25)
+        return true
+
     def _framed(self) -> Iterator[str]:
         """The texts of the frames in the page, which may belong to nobody (a sandbox)."""
         for frame in self._call("Page.getFrameTree")["frameTree"].get("childFrames", []):
@@ -419,9 +426,11 @@ def test_the_pages_show_what_was_tracked(address, mirrored, swept, tmp_path):
                 page.visit(address + "/#" + where, *wanted)
                 assert page.run("window.hurt") is None, "a script from a question ran"
                 if name == "4_parent":
-                    assert page.run("!!document.querySelector('a[href^=\"#/compare-runs\"]')"), "no link to the charts"
+                    assert page.holds("!!document.querySelector('a[href^=\"#/compare-runs\"]')"), (
+                        "no link to the charts"
+                    )
                 if name == "6_page":
-                    assert page.run("document.querySelector('iframe').clientHeight > 100"), "no page in its frame"
+                    assert page.holds("document.querySelector('iframe')?.clientHeight > 100"), "no page in its frame"
             except AssertionError as error:
                 lacking.append(f"{name}: {error}")
             page.picture(pictures / f"{name}.png")

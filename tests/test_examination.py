@@ -103,7 +103,9 @@ def test_actions_from_a_run_and_from_what_it_embedded(toy_run, tmp_path):
     of_folder = list(answers("action", str(tmp_path / "frames"), "toy", settings=SHORT, seeds=(0,)))
     assert of_run[1:] == of_folder[1:]
     assert "running/pca" in of_run[1]
-    chosen = list(answers("action", toy_run.name[:8], "toy", settings=SHORT, seeds=(0,), space="pca"))
+    chosen = list(
+        answers("action", toy_run.name[:8], "toy", settings=SHORT, seeds=(0,), space="pca", storage=toy_run.parent)
+    )
     assert chosen[1:] == of_run[1:]
 
 
@@ -128,7 +130,7 @@ def test_wrong_words_are_named(cells, pictures, words, error, message):
 
 def test_wrong_options_are_named(cells, tmp_path):
     for options, message in (
-        ({"preset": "best"}, "no preset 'best'; it has paper"),
+        ({"preset": "best"}, "no preset of neural is called 'best'; there is paper"),
         ({"seeds": ()}, "at least one"),
         ({"seeds": (1, 1)}, "each once"),
         ({"space": "short"}, "no space 'short'; it has keypoints"),

@@ -280,14 +280,14 @@ def test_streamed_images_equal_resident_ones_over_epochs_and_restarts(pictures, 
     monkeypatch.setattr(stream, "_GROUPS", 4)
     place = {"rank": 1, "world": 2}
     resident = stream.open_stream(of_images(), pictures, 3, **place)
-    streamed = stream.open_stream(of_images("ray"), pictures, 3, first=2, steps=9, **place)
-    for step in (*range(2, 9), 4, 5):
+    streamed = stream.open_stream(of_images("ray"), pictures, 3, first=2, steps=7, **place)
+    for step in (*range(2, 7), 4):
         assert torch.equal(streamed(step).images, resident(step).images), step
     streamed.close()
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
 def test_streamed_equals_resident_over_epochs_segments_and_restarts(dataset, cluster, monkeypatch, rank, world):
     monkeypatch.setattr(stream, "_GROUP_BYTES", 1)
     monkeypatch.setattr(stream, "_GROUPS", 6)  # a segment ends inside an epoch

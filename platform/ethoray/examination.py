@@ -10,12 +10,11 @@ For fits on a cluster, ``probes.neural.encode``, ``probes.action.segment`` and t
 from __future__ import annotations
 
 import builtins
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -47,7 +46,7 @@ def answers(
     patches: bool = False,
     workers: int = 1,
     out: Path | None = None,
-    storage: Path | None = None,
+    storage: Path = Path("runs"),
 ) -> Iterator[str]:
     """Judge an encoder, embeddings or bare positions; the lines to print, as they come.
 
@@ -64,7 +63,7 @@ def answers(
     patches: learn from the patches of an encoder of images instead of its embeddings (action).
     workers: processes among which fits are shared.
     out: also write everything that was found, as JSON.
-    storage: folder of the runs ($ETHORAY_RUNS or runs/).
+    storage: folder of the runs.
 
     Raises ExaminationError for words that name nothing, and what the probe, the dataset and the encoder raise.
     """
@@ -99,20 +98,8 @@ def configured(name: str, preset: str | None = None, settings: Sequence[str] = (
     from ethoray import probes, wording
 
     kind = cast(Any, probes.load(wording.judged([name])[0].name))
-    if preset is not None and preset not in kind.presets:
-        raise ExaminationError(f"{name} has no preset {preset!r}; it has {', '.join(kind.presets) or 'none'}")
-    values = dict(kind.presets[preset]) if preset is not None else {}
-    hints, known = get_type_hints(kind), [field.name for field in fields(kind)]
-    for setting in settings:
-        field, equals, text = setting.partition("=")
-        if not equals or field not in known:
-            raise ExaminationError(f"--set {setting!r}: write field=value; fields of {name} are {', '.join(known)}")
-        try:
-            values[field] = wording.understand(text, hints[field])
-        except ValueError:
-            raise ExaminationError(f"--set {setting!r}: {text!r} is no {hints[field]}") from None
     try:
-        return cast("Probe", kind(**values))
+        return cast("Probe", kind(**wording.filled(kind, name, preset, settings)))
     except ValueError as error:
         raise ExaminationError(str(error)) from error
 
@@ -169,7 +156,7 @@ def _clip(given: Submission, name: str, frames: int) -> np.ndarray:
     return given.clip(name)
 
 
-def _examined(what: str, name: str | None, space: str | None, storage: Path | None) -> _Examined:
+def _examined(what: str, name: str | None, space: str | None, storage: Path) -> _Examined:
     from ethoray import methods, record, store, wording
     from ethoray.submission import submission
 
@@ -182,7 +169,7 @@ def _examined(what: str, name: str | None, space: str | None, storage: Path | No
         if name is None:
             raise ExaminationError(f"{what}: of which dataset?")
         return _Examined(what, store.open(name), space)
-    run = wording.find(what, Path(storage or os.environ.get("ETHORAY_RUNS") or "runs").resolve())
+    run = wording.find(what, storage)
     uri = name or record.load(run)[0].data.dataset
     return _Examined(what, store.open(uri), space, run)
 

@@ -149,8 +149,8 @@ class Learner(Encoder):
             with torch.no_grad():
                 self.calibrate(stream)
         optimiser = self.optimiser(self.groups(self.lr))
-        first = 0 if resume is None else _restore(self, optimiser, resume)
-        objective = _parallel(_Objective(self), device)
+        first = 0 if resume is None else load_training(self, optimiser, resume)
+        objective = _parallel(Objective(self), device)
         if budget.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
         mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
@@ -178,20 +178,21 @@ class Learner(Encoder):
             if not budget.pauses(done):
                 spent += time.perf_counter() - started
                 continue
-            metrics = _averages(sums, counted)
+            metrics = averages(sums, counted)
             if not np.isfinite(metrics["loss"]):
                 raise TrainingError(f"the loss is {metrics['loss']} at step {done}: {metrics}")
             if budget.saves(done):
-                metrics |= self._watched(batch, mixed)
+                metrics |= self.watched(batch, mixed)
             spent += time.perf_counter() - started
             sums, counted = {}, 0
-            state = partial(_state, self, optimiser, done)
+            state = partial(training_state, self, optimiser, done)
             yield Progress(done, budget.steps, metrics, spent, budget.saves(done), state)
             self.train()
         self.eval()
 
     @torch.no_grad()
-    def _watched(self, batch: Batch, mixed: Callable[[], Any]) -> dict[str, float]:
+    def watched(self, batch: Batch, mixed: Callable[[], Any]) -> dict[str, float]:
+        """What ``watch`` tells of a batch, seen as an encoder in use sees it."""
         self.eval()
         with mixed():
             seen = self.watch(batch)
@@ -199,7 +200,7 @@ class Learner(Encoder):
         return {name: float(value) for name, value in seen.items()}
 
 
-class _Objective(nn.Module):
+class Objective(nn.Module):
     """The loss as a forward pass, which is what data-parallel training can wrap."""
 
     def __init__(self, learner: Learner) -> None:
@@ -207,6 +208,7 @@ class _Objective(nn.Module):
         self.learner = learner
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of a batch."""
         return self.learner.loss(batch)
 
 
@@ -219,7 +221,7 @@ def _parallel(module: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=ids)
 
 
-def _averages(sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
+def averages(sums: Mapping[str, Tensor], counted: int) -> dict[str, float]:
     """Averages over steps and workers, so that all of them see one loss, and a broken one together."""
     values, workers = torch.stack(list(sums.values())), 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -234,7 +236,8 @@ def step_seed(seed: int, step: int) -> int:
     return (int(high) << 31) ^ int(low)
 
 
-def _state(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> State:
+def training_state(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> State:
+    """A copy of what training goes on from after so many steps: weights, the optimiser's slots and the step."""
     state: State = {f"encoder/{k}": v.detach().clone() for k, v in learner.state_dict().items()}
     for index, slots in optimiser.state_dict()["state"].items():
         for slot, value in slots.items():
@@ -243,7 +246,8 @@ def _state(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> Sta
     return state
 
 
-def _restore(learner: Learner, optimiser: torch.optim.Optimizer, state: State) -> int:
+def load_training(learner: Learner, optimiser: torch.optim.Optimizer, state: State) -> int:
+    """Put back what ``training_state`` gave; the step it was at."""
     load_encoder(learner, state)
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():

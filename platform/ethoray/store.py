@@ -20,10 +20,10 @@ from ethoray.dataset import Dataset, Entry
 from ethoray.files import Folder, StoreError
 from ethoray.packing import Writer
 from ethoray.parts import compose
-from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task
+from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task, check_name
 from ethoray.shards import Clip, Shard
 
-__all__ = ["Clip", "Dataset", "Entry", "Shard", "StoreError", "open", "prepare"]
+__all__ = ["Clip", "Dataset", "Entry", "Shard", "StoreError", "open", "place", "prepare"]
 
 MANIFEST, CARD = "manifest.json", "card.json"
 JOURNAL = "journal"
@@ -42,9 +42,9 @@ def open(name_or_uri: str | Path, root: str | Path | None = None) -> Dataset:
     Text without a slash is a name. Raises StoreError naming the nearest match and what exists.
     """
     text = os.fspath(name_or_uri)
-    shelf = os.fspath(root or os.environ.get("ETHORAY_STORE") or "store")
+    shelf = _shelf(root)
     named = isinstance(name_or_uri, str) and not re.search(r"[/\\]", text)
-    folder = Folder(f"{shelf.rstrip('/')}/{text}" if named else name_or_uri)
+    folder = Folder(f"{shelf}/{text}" if named else name_or_uri)
     data = folder.read(MANIFEST)
     if data is None:
         raise StoreError(_unknown(text, shelf) if named else f"no prepared dataset at {folder.uri} (no {MANIFEST})")
@@ -55,6 +55,18 @@ def open(name_or_uri: str | Path, root: str | Path | None = None) -> Dataset:
         return _dataset(folder.uri, document)
     except (KeyError, TypeError, IndexError, json.JSONDecodeError, SchemaError) as error:
         raise StoreError(f"{folder.uri}/{MANIFEST} is not a manifest this version reads: {error!r}") from error
+
+
+def place(name: str, root: str | Path | None = None) -> str:
+    """The folder or URL of a dataset of this name, there or not (under ``root``, $ETHORAY_STORE or "store").
+
+    Raises SchemaError for a name that cannot stand in a path.
+    """
+    return f"{_shelf(root)}/{check_name(name, 'dataset')}"
+
+
+def _shelf(root: str | Path | None) -> str:
+    return os.fspath(root or os.environ.get("ETHORAY_STORE") or "store").rstrip("/")
 
 
 def prepare(

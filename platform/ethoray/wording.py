@@ -36,11 +36,23 @@ def configure(name: str, preset: str | None = None, settings: Sequence[str] = ()
     if name not in methods.names():
         raise WordingError(_unknown("method", name, methods.names()))
     kind = methods.load(name)
+    values = filled(kind, name, preset, settings)
+    for field, value in values.items():
+        if isinstance(value, float) and not (math.isfinite(value) and (value > 0 or not field.endswith("lr"))):
+            kind_of = "a positive number" if field.endswith("lr") else "a finite number"
+            raise WordingError(f"{name}: {field} is {kind_of}, not {value!r}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise WordingError(f"{name}: {error}") from error
+
+
+def filled(kind: Any, name: str, preset: str | None, settings: Sequence[str]) -> dict[str, Any]:
+    """The fields of a method or a probe that a preset of it and "name=value" on top say; raises WordingError."""
     if preset is not None and preset not in kind.presets:
         raise WordingError(_unknown(f"preset of {name}", preset, kind.presets))
     values = dict(kind.presets[preset]) if preset is not None else {}
-    hints = typing.get_type_hints(kind)
-    known = [field.name for field in fields(typing.cast(Any, kind))]
+    hints, known = typing.get_type_hints(kind), [field.name for field in fields(kind)]
     for setting in settings:
         field, equals, text = setting.partition("=")
         if not equals:
@@ -51,14 +63,7 @@ def configure(name: str, preset: str | None = None, settings: Sequence[str] = ()
             values[field] = understand(text, hints[field])
         except ValueError:
             raise WordingError(f"--set {setting!r}: {field} is {_kind(hints[field])}, not {text!r}") from None
-    for field, value in values.items():
-        if isinstance(value, float) and not (math.isfinite(value) and (value > 0 or not field.endswith("lr"))):
-            kind_of = "a positive number" if field.endswith("lr") else "a finite number"
-            raise WordingError(f"{name}: {field} is {kind_of}, not {value!r}")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise WordingError(f"{name}: {error}") from error
+    return values
 
 
 def judged(names: Sequence[str]) -> tuple[Probe, ...]:

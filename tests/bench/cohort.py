@@ -93,7 +93,7 @@ def main() -> None:
         for steps in chosen.steps:
             sweep(uri, steps, chosen.candidates, chosen.alone)
     print("One step of eight learners, 4 windows of 3 mice: alone, stacked, ratio")
-    for seconds in (4.0, 10.0):
+    for seconds in (8.0, 16.0):
         stacked("pointnet", [PointNet(lr=10.0**-i) for i in range(1, 9)], seconds)
         stacked("ts2vec", [TS2Vec(**{**TS2Vec.presets["small"], "lr": 10.0**-i}) for i in range(1, 9)], seconds)
         stacked("bams", [BAMS(**{**BAMS.presets["small"], "warmup": 1.0, "alpha": a}) for a in ALPHAS], seconds)

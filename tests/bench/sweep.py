@@ -34,12 +34,14 @@ WAYS = ("bare", "reused", "separate")
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """Small BAMS with this weight of its bootstrap."""
     alpha = trial.suggest_categorical("alpha", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
-    return usual(BAMS(**{**BAMS.presets["small"], "alpha": alpha}), trial, flags, seconds=8.0)
+    return usual(BAMS(**{**BAMS.presets["small"], "alpha": alpha}), trial, flags)
 
 
 def flags(place: Path, trials: int, steps: int) -> Flags:
     """What every way is asked: ``trials`` of the grid of eight weights and three seeds."""
-    return Flags(dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid")
+    return Flags(
+        dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid", seconds=8.0
+    )
 
 
 def bare(asked: Flags) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-STEPS = 150
+STEPS = 60
 TRIALS = 6
 LONG = 600.0  # seconds; a quarter of it is enough where nothing else runs
 

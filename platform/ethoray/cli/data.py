@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -79,7 +78,7 @@ def prepare(
         min_confidence=min_confidence, outliers=outliers, interpolate=interpolate, smooth=smooth,
         smooth_order=smooth_order, resample=resample, mm_per_pixel=mm_per_pixel,
     )  # fmt: skip
-    root = out if re.search(r"[/\\]", out) else f"{os.environ.get('ETHORAY_STORE') or 'store'}/{out}"
+    root = out if re.search(r"[/\\]", out) else store.place(out)
     store.claim(root, overwrite)
     card, parts = own(
         poses, labels, fps, re.split(r"[/\\]", out.rstrip("/\\"))[-1], subjects=subjects, ignore=ignore,

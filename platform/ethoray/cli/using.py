@@ -90,6 +90,6 @@ def judge(
 
     for line in answers(
         probe, what, dataset, preset=preset, settings=settings, seeds=seeds, space=space, patches=patches,
-        workers=workers, out=out, storage=storage,
+        workers=workers, out=out, storage=runs(storage),
     ):  # fmt: skip
         print(line, flush=True)

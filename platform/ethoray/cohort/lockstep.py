@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ethoray.batch import Batch, Stream
 from ethoray.budget import Budget, Progress
 from ethoray.cohort.stacking import Stack, StackError
-from ethoray.learning import Learner, _averages, _restore, _state, step_seed
+from ethoray.learning import Learner, averages, load_training, step_seed, training_state
 from ethoray.state import State, TrainingError
 
 TOLERANCE = 1e-4
@@ -40,7 +40,7 @@ def fit_stacked(
                 learner.calibrate(stream)
     stack.join()
     optimisers = [learner.optimiser(learner.groups(learner.lr)) for learner in learners]
-    firsts = [0 if r is None else _restore(x, o, r) for x, o, r in zip(learners, optimisers, resumes, strict=True)]
+    firsts = [0 if r is None else load_training(x, o, r) for x, o, r in zip(learners, optimisers, resumes, strict=True)]
     mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     sums: list[dict[str, Tensor]] = [{} for _ in learners]
@@ -91,8 +91,8 @@ def _advance(
 def _told(
     learner: Learner, sums: dict[str, Tensor], counted: int, budget: Budget, done: int, batch: Batch, mixed: Any
 ) -> dict[str, float]:
-    metrics = _averages(sums, counted)
-    return metrics | learner._watched(batch, mixed) if budget.saves(done) and np.isfinite(metrics["loss"]) else metrics
+    metrics = averages(sums, counted)
+    return metrics | learner.watched(batch, mixed) if budget.saves(done) and np.isfinite(metrics["loss"]) else metrics
 
 
 def _progress(
@@ -105,7 +105,7 @@ def _progress(
 ) -> Progress | Exception:
     if not np.isfinite(metrics["loss"]):
         return TrainingError(f"the loss is {metrics['loss']} at step {done}: {metrics}")
-    state = partial(_state, learner, optimiser, done)
+    state = partial(training_state, learner, optimiser, done)
     return Progress(done, budget.steps, metrics, spent, budget.saves(done), state)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ethoray.batch import Batch
-from ethoray.learning import Learner
+from ethoray.learning import Learner, Objective
 
 _MODULE = vars(nn.Module()).keys()
 _OPTIMISER = ("lr", "weight_decay", "clip_norm")  # a learner's own, which no loss reads
@@ -46,7 +46,7 @@ class Stack:
                            for n, p in self.learners[0].named_parameters()}  # fmt: skip
         self.buffers = {n: _joined([dict(x.named_buffers())[n] for x in self.learners], False)
                         for n, _ in self.learners[0].named_buffers()}  # fmt: skip
-        self._objective = _Objective(self.learners[0])
+        self._objective = Objective(self.learners[0])
 
     def step(self, batch: Batch, mixed: Any) -> dict[str, Tensor]:
         """The loss terms of all learners, each (learner,), and their gradients into their parameters."""
@@ -74,15 +74,6 @@ class Stack:
         with _Varied(self.learners[0], numbers):
             terms: dict[str, Tensor] = functional_call(self._objective, named, (batch,))
         return terms
-
-
-class _Objective(nn.Module):
-    def __init__(self, learner: Learner) -> None:
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.learner.loss(batch)
 
 
 class _Varied:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ethoray import record, store
+from ethoray.batch import Windows
 from ethoray.budget import Budget
 from ethoray.schema import SchemaError
 from ethoray.sweep.flags import Flags, parse, runs
@@ -56,7 +57,7 @@ class Sweep:
     cost: make this small as well ("train_seconds", "parameters", "peak_mb"): the answer is then a front.
     picture: draws figures of the scores into a folder, for the page and MLflow.
     smoke_trials: how many trials --smoke runs.
-    dataset, seeds, steps, workers, cpus, gpus: defaults of the flags of the same names.
+    dataset, seeds, steps, seconds, batch_size, workers, cpus, gpus: defaults of the flags of the same names.
     """
 
     name: str
@@ -72,6 +73,8 @@ class Sweep:
     dataset: str = "simulated_mice"
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = Budget.steps
+    seconds: float = Windows.seconds
+    batch_size: int = Windows.batch_size
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ethoray.batch import Windows
 from ethoray.budget import Budget
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Flags:
     trials: how many candidates in all; None exhausts a grid.
     seeds: an axis of the grid.
     steps: training steps of every trial.
+    seconds, batch_size: length of the training windows, and how many a step holds.
     workers: processes that train one trial together.
     cpus, gpus: of each of these processes; a GPU may be shared (0.25).
     at_once: trials at a time; None is as many as fit the nodes there are, those that join later included. Give it
@@ -48,6 +50,8 @@ class Flags:
     trials: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = Budget.steps
+    seconds: float = Windows.seconds
+    batch_size: int = Windows.batch_size
     workers: int = 1
     cpus: int = 1
     gpus: float = 0.0
@@ -62,10 +66,7 @@ class Flags:
     smoke: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "workers", "cpus"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("trials", "at_once"):
+        for name in ("steps", "batch_size", "workers", "cpus", "trials", "at_once"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -73,8 +74,9 @@ class Flags:
         for name in ("gpus", "price"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name} must not be negative, it is {getattr(self, name)}")
-        if not self.limit > 0:
-            raise ValueError(f"--limit must be more than 0 hours, not {self.limit}")
+        for name, unit in (("limit", "hours"), ("seconds", "seconds")):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name} must be more than 0 {unit}, not {getattr(self, name)}")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if isinstance(value, str) and value and value not in known:
@@ -89,6 +91,8 @@ _HELP = {
     "trials": "candidates in all (default: the whole grid)",
     "seeds": "seeds of every candidate",
     "steps": "training steps of a trial",
+    "seconds": "length of the training windows",
+    "batch_size": "windows of a training step",
     "workers": "processes that train one trial together",
     "cpus": "CPUs of a process",
     "gpus": "GPUs of a process; 0.25 shares one among four",
@@ -104,7 +108,7 @@ _HELP = {
 }
 _TYPES = {
     **dict.fromkeys(("dataset", "storage", "sampler", "prune", "cost"), str),
-    **dict.fromkeys(("gpus", "limit", "price"), float),
+    **dict.fromkeys(("seconds", "gpus", "limit", "price"), float),
 }
 
 

@@ -57,7 +57,7 @@ class Session:
         self.total = min(flags.trials or len(points), len(points) or sys.maxsize)
         self.points = points[: self.total]
         space = [(p.params, sorted(map(str, p.distributions.items()))) for p in points]
-        asked = repr((self.dataset.key, flags.steps, flags.seeds, sweep.metric, space))
+        asked = repr((self.dataset.key, flags.steps, flags.seconds, flags.batch_size, flags.seeds, sweep.metric, space))
         asked += f" and {flags.cost}" if flags.cost else ""
         self.mark = hashlib.sha256(asked.encode()).hexdigest()[:8]
         self.study = f"{self.title}@{self.mark}"

@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     import optuna
 
 
-def usual(
-    method: Method, trial: optuna.Trial, flags: Flags, *, seconds: float = 60.0, probes: tuple[Probe, ...] = (Linear(),)
-) -> Experiment:
-    """This method on windows of a minute, for the steps of the flags, judged linearly; the seed is the trial's."""
+def usual(method: Method, trial: optuna.Trial, flags: Flags, *, probes: tuple[Probe, ...] = (Linear(),)) -> Experiment:
+    """This method on the windows and for the steps of the flags, judged linearly; the seed is the trial's."""
     return Experiment(
-        data=Windows(flags.dataset, seconds=seconds),
+        data=Windows(flags.dataset, seconds=flags.seconds, batch_size=flags.batch_size),
         method=method,
         probes=probes,
         budget=Budget(steps=flags.steps),
