@@ -20,7 +20,8 @@ from ethoray.schema import Card, Skeleton, Task
 from ethoray.sweep import Flags, Sweep, SweepError
 from ethoray.sweep.flags import home, parse, runs
 from ethoray.sweep.journal import open_journal
-from ethoray.sweep.proposals import Proposals, Question, grid, settle
+from ethoray.sweep.proposals import Proposals, settle
+from ethoray.sweep.question import Question, grid
 from ethoray.sweep.samplers import sampler
 from ethoray.sweep.trial import matches, measure, resolve
 

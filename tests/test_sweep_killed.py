@@ -17,6 +17,7 @@ import optuna
 import pytest
 
 from ethoray.experiment import run
+from ethoray.sweep import Flags
 from ethoray.sweep.samplers import sampler
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -62,6 +63,8 @@ class TrembleEncoder(Learner):
             self.meet()
     def meet(self):
         fate, marked = self.method.fate, Path(os.environ["DIARY"]).with_suffix(".died")
+        if os.environ.get("DIES") == repr(self.method.size):
+            fate = "dies"
         if fate == "raises":
             raise ValueError("it fell")
         if fate == "memory":
@@ -83,6 +86,9 @@ def search(trial, flags):
 def fates(trial, flags):
     return experiment(Tremble(0.5, trial.suggest_categorical("fate", FATES)), flags)
 
+def company(trial, flags):
+    return experiment(Tremble(trial.suggest_categorical("size", [0.1, 0.2, 0.3, 0.4])), flags)
+
 def experiment(method, flags):
     data = Windows(flags.dataset, seconds=4.0, batch_size=2)
     return Experiment(data, method, (Linear(),), Budget(flags.steps, 1, 5), 0)
@@ -90,7 +96,8 @@ def experiment(method, flags):
 if __name__ == "__main__":
     os.environ["DRIVER"] = str(os.getpid())
     kind, trials = sys.argv.pop(1), int(sys.argv.pop(1))
-    candidate, many, by = (search, trials, "random") if kind == "search" else (fates, None, None)
+    candidate = {"search": search, "fates": fates, "company": company}[kind]
+    many, by = (trials, "random") if kind == "search" else (None, None)
     sweep = Sweep("tremble", candidate, "running/z", many, by, dataset=os.environ["TOY"], steps=20)
     sweep.main()
 '''.replace("\\\\n", "\\n")
@@ -134,14 +141,16 @@ def kill_at_a_random_moment(place: Path, dice: random.Random, training: bool) ->
     return not over
 
 
-def uninterrupted(place: Path, uri: str) -> dict[float, dict[str, float]]:
-    """Scores by candidate of the same draws, trained one after another in this process."""
+def script_of(place: Path):
     spec = importlib.util.spec_from_file_location("tremble", place / "tremble.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    study, found = optuna.create_study(), {}
-    from ethoray.sweep import Flags
+    return script
 
+
+def uninterrupted(place: Path, uri: str) -> dict[float, dict[str, float]]:
+    """Scores by candidate of the same draws, trained one after another in this process."""
+    script, study, found = script_of(place), optuna.create_study(), {}
     for draw in range(TRIALS):
         study.sampler = sampler("random", draw)
         experiment = script.search(study.ask(), Flags(dataset=uri, steps=STEPS))
@@ -212,3 +221,21 @@ def test_a_trial_that_goes_wrong_is_recorded_and_goes_wrong_alone(place):
         pids.setdefault(" ".join(fate), set()).add(pid)
     assert len(pids["dies"]) == 4 and len(pids["dies once"]) == 2
     assert len(set.union(*pids.values())) < sum(map(len, pids.values())), "workers are used again"
+
+
+def test_trials_in_one_process_score_as_alone_and_one_that_kills_it_fails_alone(toy, place, monkeypatch):
+    monkeypatch.setenv("DIES", "0.3")
+    words = command("company", "0", "--together", "4", "--at-once", "1")
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[4/4]" in done.stdout and "1 trials failed" in done.stdout
+    first = {size: pid for size, _, pid in reversed(lines(place))}
+    assert len(first) == 4 and len(set(first.values())) == 1, "all began in one process"
+    found = {json.loads(p.read_text())["method"]["size"]: p.parent for p in (place / "runs").glob("*/experiment.json")}
+    assert "died again and again" in json.loads((found[0.3] / "failure.json").read_text())["error"]
+    monkeypatch.delenv("DIARY")
+    script = script_of(place)
+    for size in (0.1, 0.2, 0.4):
+        experiment = script.experiment(script.Tremble(size), Flags(dataset=toy.uri, steps=STEPS))
+        scores = dict(run(experiment, place / "alone" / str(size)))
+        assert json.loads((found[size] / "scores.json").read_text())["scores"] == scores

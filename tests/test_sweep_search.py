@@ -2,25 +2,35 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import optuna
 import pytest
 
+from ethoray import record
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment
 from ethoray.learning import Budget
+from ethoray.methods.bams import BAMS
 from ethoray.methods.raw import Raw
 from ethoray.probes.linear import Linear
 from ethoray.sweep import Flags, Sweep, SweepError
 from ethoray.sweep.flags import parse
 from ethoray.sweep.journal import open_journal
-from ethoray.sweep.proposals import Proposals, Question, grid, settle
+from ethoray.sweep.proposals import Proposals, settle
+from ethoray.sweep.question import Question, grid
 from ethoray.sweep.samplers import best, front, pruner, sampler
+from ethoray.sweep.trial import TURN
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     seconds = 4.0 + trial.suggest_float("more", 0, 1)
     return Experiment(Windows(flags.dataset, seconds=seconds), Raw(), (Linear(),), Budget(flags.steps), 0)
+
+
+def pulled(trial: optuna.Trial, flags: Flags) -> Experiment:
+    method = BAMS(alpha=trial.suggest_float("alpha", 0, 1))
+    return Experiment(Windows(flags.dataset, seconds=4.3), method, (Linear(),), Budget(flags.steps), 0)
 
 
 def score(question: Question, config: dict) -> float:
@@ -44,7 +54,7 @@ def log(folder, losses):
 class Searching:
     """A search with one trial at a time, whose driver can be killed: only the journal and the folders stay."""
 
-    def __init__(self, toy, place, total=12, *, ways=("maximize",), **flags):
+    def __init__(self, toy, place, total=12, *, ways=("maximize",), candidate=candidate, **flags):
         self.flags = Flags(dataset=toy.uri, storage=str(place), trials=total, steps=90, **flags)
         self.question = Question(candidate, self.flags, toy, "running/raw")
         self.path, self.total, self.ways = place / "search" / "optuna.journal", total, list(ways)
@@ -129,6 +139,61 @@ def test_no_more_is_proposed_than_there_is_room_for(toy, tmp_path):
     assert isinstance(first, dict) and search.asked.suggest("b") is None
     room = 2  # a node has joined
     assert isinstance(search.asked.suggest("b"), dict) and search.asked.suggest("c") is None
+
+
+def sharing(toy, place, slots, total=7):
+    """A search whose trials are alike, four to a process at most, on so many slots."""
+    search = Searching(toy, place, total, sampler="random", candidate=pulled)
+    search.asked.together, search.asked.slots = 4, lambda: slots
+    return search
+
+
+def works(config):
+    return [one["work"] for one in (config, *config.get("others", ()))]
+
+
+def test_alike_trials_share_a_process_and_leave_no_slot_empty(toy, tmp_path):
+    search = sharing(toy, tmp_path, 2)
+    first, second = (search.asked.suggest(name) for name in "ab")
+    assert (len(works(first)), len(works(second))) == (4, 2)
+    assert search.asked.suggest("c") is None
+    for config in works(first):
+        finish(search.question, {"key": config.folder.rpartition("/")[2], "work": config})
+    search.asked.on_trial_complete("a", {"value": score(search.question, first)})
+    last = search.asked.suggest("c")
+    assert len(works(last)) == 1 and search.asked.suggest("d") is None
+    (search.question.folder(second["key"])).mkdir()
+    record.fail(search.question.folder(second["key"]), ValueError("no"))
+    finish(search.question, second["others"][0])
+    search.asked.on_trial_complete("b", {"failed": "ValueError: no"})
+    finish(search.question, last)
+    search.asked.on_trial_complete("c", {"value": score(search.question, last)})
+    assert search.asked.suggest("d") == "FINISHED"
+    assert len(search.asked.ledger) == 6 and search.asked.failed == {second["key"]}
+    assert all(v == (score(search.question, first),) for v in search.asked.ledger.values())
+    search.start()
+    assert len(search.asked.ledger) == 6, "a later command finds them done"
+
+
+def test_trials_that_are_not_alike_and_searches_share_nothing(toy, tmp_path):
+    search = Searching(toy, tmp_path, sampler="random")
+    search.asked.together, search.asked.slots = 4, lambda: 1
+    assert "others" not in search.asked.suggest("a")
+
+
+def test_who_dies_in_company_fails_alone_and_who_had_no_turn_is_tried_again(toy, tmp_path):
+    search = sharing(toy, tmp_path, 1)
+    config = search.asked.suggest("a")
+    done, dead, raised, waiting = works(config)
+    finish(search.question, config)
+    Path(raised.folder).mkdir()
+    record.fail(Path(raised.folder), ValueError("no"))
+    (Path(done.folder) / TURN).write_text(Path(dead.folder).name)
+    search.asked.on_trial_complete("a", error=True)
+    assert set(search.asked.ledger) == {Path(done.folder).name}
+    assert search.asked.failed == {Path(work.folder).name for work in (dead, raised)}
+    again = search.asked.suggest("b")
+    assert again["key"] == Path(waiting.folder).name and "others" not in again
 
 
 def test_a_number_that_is_none_never_becomes_best(toy, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from ethoray import record
 from ethoray.experiment import Experiment
 from ethoray.sweep import Sweep
-from ethoray.sweep.proposals import grid
+from ethoray.sweep.question import grid
 
 FOLDER = Path(__file__).resolve().parent.parent / "sweeps"
 SCRIPTS = sorted(FOLDER.glob("*.py"))

@@ -1,9 +1,9 @@
-"""Trials an hour of an α sweep: as separate processes, in workers that are used again, and in a bare loop.
+"""Trials an hour of an α sweep: as separate processes, in workers that are used again, as cohorts, and in a bare loop.
 
 python tests/bench/sweep.py --trials 24 --steps 60
 
-All three train, score and mirror into MLflow the same trials; the bare loop is an Optuna study in one process. Time is
-CPU-seconds of all processes together, so that a busy machine says the same; each way is also run with a third of the
+All of them train, score and mirror into MLflow the same trials; the bare loop is one Optuna study in one process. Time
+is CPU-seconds of all processes together, so that a busy machine says the same; each way is also run with a third of the
 trials, and the difference is what a trial costs, without what a command costs once (Ray, MLflow, the page).
 """
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -25,10 +26,10 @@ from ethoray.experiment import Experiment
 from ethoray.experiment import run as run_experiment
 from ethoray.methods.bams import BAMS
 from ethoray.sweep import Flags, Sweep, usual
-from ethoray.sweep.proposals import grid
+from ethoray.sweep.question import grid
 from ethoray.tracking import Mirror
 
-WAYS = ("bare", "reused", "separate")
+WAYS = ("bare", "reused", "cohort", "separate")
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
@@ -65,6 +66,11 @@ def bare(asked: Flags) -> None:
 def reused(asked: Flags) -> None:
     """The sweep."""
     Sweep("alpha", candidate, metric="running/long").run(asked)
+
+
+def cohort(asked: Flags) -> None:
+    """The sweep, with up to eight trials in a process."""
+    reused(replace(asked, together=8))
 
 
 def separate(asked: Flags) -> None:

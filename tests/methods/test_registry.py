@@ -10,7 +10,7 @@ import pytest
 
 from ethoray import cli, methods, record, testing, wording
 from ethoray.leaderboard import collect, leaderboard
-from ethoray.sweep.proposals import grid
+from ethoray.sweep.question import grid
 from ethoray.tracking import Mirror
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"

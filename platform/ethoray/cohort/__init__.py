@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from ethoray import record, store, stream
 from ethoray.batch import Stream
-from ethoray.cohort.alike import CohortError, built, check, check_shapes, together
+from ethoray.cohort.alike import CohortError, alike, built, check, check_shapes, together
 from ethoray.cohort.lockstep import faster, fit_stacked
 from ethoray.cohort.sharing import Memory, SharedStream, share_dataset, share_features, unshare_features
 from ethoray.cohort.stacking import Stack, StackError
@@ -29,7 +29,7 @@ from ethoray.experiment import Experiment, evaluate
 from ethoray.learning import Encoder, Learner, Progress
 from ethoray.state import State
 
-__all__ = ["CohortError", "Outcome", "together", "train"]
+__all__ = ["CohortError", "Outcome", "alike", "together", "train"]
 
 Way = Literal["auto", "shared", "stacked"]
 Log = Callable[[int, Progress], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ethoray import store, stream
 from ethoray.experiment import Experiment, build
@@ -19,6 +19,15 @@ class CohortError(ValueError):
 def built(experiment: Experiment, dataset: store.Dataset) -> Encoder:
     """A fresh encoder of an experiment on this data."""
     return build(experiment, stream.spec(experiment.data, dataset, experiment.seed))
+
+
+def alike(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments can form a cohort, as far as their settings tell: seeds and real numbers may differ."""
+    mine, theirs = one.method, other.method
+    if type(mine) is not type(theirs) or (one.data, one.budget, one.probes) != (other.data, other.budget, other.probes):
+        return False
+    pairs = ((getattr(mine, f.name), getattr(theirs, f.name)) for f in fields(cast(Any, mine)))
+    return all(a == b or (isinstance(a, float) and isinstance(b, float)) for a, b in pairs)
 
 
 def together(experiments: Sequence[Experiment]) -> list[list[int]]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a worker imports this package too, and needs neither
     import optuna
     import pandas as pd
 
-    from ethoray.sweep.proposals import Candidate
+    from ethoray.sweep.question import Candidate
 
     Picture = Callable[[pd.DataFrame, Path], list[Path]]
 

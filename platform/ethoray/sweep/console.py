@@ -12,7 +12,7 @@ from ethoray import stream
 from ethoray.experiment import Experiment
 from ethoray.store import Dataset
 
-_NOT_DRAWN = ("work", "key")
+_NOT_DRAWN = ("work", "key", "others")
 _LONGEST = 24  # characters of a heading
 
 

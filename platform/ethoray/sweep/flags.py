@@ -35,6 +35,8 @@ class Flags:
     cpus, gpus: of each of these processes; a GPU may be shared (0.25).
     at_once: trials at a time; None is as many as fit the nodes there are, those that join later included. Give it
         where a cluster grows on demand.
+    together: trials of one process at most, which share batches, features and, where that is faster, one program, if
+        they differ in real numbers and seeds alone. A search never shares: its draws wait for results.
     sampler: "grid", "random", "tpe" or "gp"; empty is the grid, and TPE where a number of trials is given.
     prune: "asha" or "median" stop unpromising trials early, "none" stops none.
     cost: of the runs, made small while the metric is made good (two objectives); empty for the metric alone.
@@ -56,6 +58,7 @@ class Flags:
     cpus: int = 1
     gpus: float = 0.0
     at_once: int | None = None
+    together: int = 1
     sampler: str | BaseSampler = ""
     prune: str = "none"
     cost: str = ""
@@ -66,7 +69,7 @@ class Flags:
     smoke: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "workers", "cpus", "trials", "at_once"):
+        for name in ("steps", "batch_size", "workers", "cpus", "trials", "at_once", "together"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -97,6 +100,7 @@ _HELP = {
     "cpus": "CPUs of a process",
     "gpus": "GPUs of a process; 0.25 shares one among four",
     "at_once": "trials at a time (default: as many as fit)",
+    "together": "alike trials that one process trains side by side",
     "sampler": f"who proposes trials: {', '.join(SAMPLERS)} (default: grid, or tpe with --trials in a search)",
     "prune": f"stop unpromising trials early: {', '.join(PRUNERS)}",
     "cost": f"make this small as well: {', '.join(COSTS)}",

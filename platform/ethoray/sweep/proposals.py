@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +18,22 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ethoray import record
-from ethoray.experiment import Experiment
-from ethoray.store import Dataset
-from ethoray.sweep.flags import Flags
-from ethoray.sweep.trial import SweepError, Work, measure, spent
-
-Candidate = Callable[[optuna.Trial, Flags], Experiment]
-Values = tuple[float, ...]
-"""The metric of a trial, and its cost where that counts too; empty for a pruned one."""
+from ethoray.cohort import alike
+from ethoray.sweep.question import Question, Values
+from ethoray.sweep.trial import outcome, whose_turn
 
 _QUEUED = "queued"  # a trial that was not drawn: a point of a grid, or one that was interrupted
 _REPEATS = 100  # proposals in a row that were all tried before: the space holds no more
 _log = logging.getLogger(__name__)
 
 
-class Question:
-    """A candidate function with the flags and the data it is asked about: parameters become runs."""
+@dataclass(frozen=True)
+class Proposal:
+    """A proposed trial: the key of its run, its name in Optuna's wrapper, its parameters with its work."""
 
-    def __init__(self, candidate: Candidate, flags: Flags, dataset: Dataset, metric: str) -> None:
-        self.candidate, self.flags, self.dataset, self.metric = candidate, flags, dataset, metric
-
-    @property
-    def prune(self) -> bool:
-        """Whether trials may be stopped early."""
-        return self.flags.prune != "none"
-
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The trial's work; an attribute of the trial says which run folder it means."""
-        flags = self.flags
-        experiment = self.candidate(trial, flags)
-        experiment = replace(experiment, data=replace(experiment.data, dataset=self.dataset.uri))
-        key = record.key(experiment, self.dataset)
-        folder, limit = str(self.folder(key)), 3600.0 * flags.limit
-        work = Work(
-            experiment, folder, self.metric, flags.workers, flags.cpus, flags.gpus, self.prune, flags.cost, limit
-        )
-        trial.set_user_attr("key", key)
-        return {"work": work, "key": key}
-
-    def of(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The work of these parameters; ValueError when they are not all there."""
-        return self(optuna.trial.FixedTrial(params))  # type: ignore[arg-type]
-
-    def folder(self, key: str) -> Path:
-        """The run folder of a key."""
-        return Path(self.flags.storage) / key
-
-    def values(self, key: str) -> Values | None:
-        """The metric (and the cost) of a finished run, else None; one that is no number is not finished."""
-        try:
-            scores = record.finished(self.folder(key))
-            if scores is None:
-                return None
-            value, cost = measure(scores, self.metric), self.flags.cost
-            return (value, spent(self.folder(key), cost)) if cost else (value,)
-        except (SweepError, ValueError):
-            return None
+    key: str
+    inner: str
+    config: dict[str, Any]
 
 
 class Proposals(OptunaSearch):
@@ -85,7 +45,8 @@ class Proposals(OptunaSearch):
     Attributes
     ----------
     sampler: of the study's n-th draw.
-    slots: how many trials the cluster can run now; no more are proposed at a time.
+    slots: how many processes of trials the cluster can run now; no more are proposed at a time.
+    together: trials that one process may carry out, where they are alike and no slot is empty for it.
     ledger: values of every trial that counts as done, by run key.
     """
 
@@ -93,6 +54,7 @@ class Proposals(OptunaSearch):
         self, question: Question, study: optuna.Study, storage: JournalStorage, total: int, ledger: dict[str, Values],
         found: Callable[[dict[str, Any], Values], None], sampler: Callable[[int], optuna.samplers.BaseSampler],
         pruner: optuna.pruners.BasePruner | None = None, slots: Callable[[], float] = lambda: math.inf,
+        together: int = 1,
     ) -> None:  # fmt: skip
         ways = ["max" if way == optuna.study.StudyDirection.MAXIMIZE else "min" for way in study.directions]
         several = len(ways) > 1
@@ -107,17 +69,40 @@ class Proposals(OptunaSearch):
         self._ot_study.pruner = pruner or optuna.pruners.NopPruner()
         self.question, self.total, self.ledger, self.found = question, total, ledger, found
         self.sampler, self.slots = sampler, slots
-        self.running: dict[str, str] = {}  # Tune's trial: run key
+        self.together = together
+        self.running: dict[str, list[Proposal]] = {}  # by Tune's trial
         self.failed: set[str] = set()
-        self._inner: dict[str, str] = {}
+        self._taken: set[str] = set()  # keys of what runs or is about to
+        self._held: Proposal | None = None
+        self._single: set[str] = set()
         self._count, self._draws = itertools.count(), 1 + max(map(_draw, study.trials), default=-1)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Work that nobody did or is doing, None while every slot is taken, or the end of the sweep."""
+        if self._held is None and self._asked() >= self.total:
+            shared = any(len(found) > 1 for found in self.running.values())  # may give some of them back
+            return None if shared else str(Searcher.FINISHED)
+        if len(self.running) >= self.slots():
+            return None
+        chosen: list[Proposal] = []
+        size = min(self.together, math.ceil((self.total - self._asked() + (self._held is not None)) / self.slots()))
+        while len(chosen) < max(size, 1):
+            one, self._held = self._held or self._draw(trial_id), None
+            if one is None:
+                break
+            if chosen and not self._beside(chosen[0], one):
+                self._held = one
+                break
+            chosen.append(one)
+        if not chosen:
+            return str(Searcher.FINISHED)
+        self.running[trial_id] = chosen
+        first, *others = (one.config for one in chosen)
+        return {**first, "others": others} if others else first
+
+    def _draw(self, trial_id: str) -> Proposal | None:
         for _ in range(_REPEATS):
-            if len(self.ledger) + len(self.failed) + len(self.running) >= self.total:
-                return str(Searcher.FINISHED)
-            if len(self.running) >= self.slots():
+            if self._asked() >= self.total:
                 return None
             inner = f"{trial_id}.{next(self._count)}"
             self._ot_study.sampler = self.sampler(self._draws)
@@ -130,25 +115,31 @@ class Proposals(OptunaSearch):
                 self._draws += 1
             key = config["key"]
             values = self.ledger.get(key) or self.question.values(key)
-            if values is None and key not in self.ledger and key not in self.failed and key not in self._taken():
-                self.running[trial_id], self._inner[trial_id] = key, inner
-                return config
+            if values is None and key not in self.ledger and key not in self.failed and key not in self._taken:
+                self._taken.add(key)
+                return Proposal(key, inner, config)
             super().on_trial_complete(inner, _result(values), error=not values)
             if values and key not in self.ledger:
                 self.ledger[key] = values
                 self.found(config, values)
         _log.warning("every proposal has been tried: the space holds fewer than %d candidates", self.total)
-        return str(Searcher.FINISHED)
+        return None
 
-    def _taken(self) -> set[str]:
-        return set(self.running.values())
+    def _asked(self) -> int:
+        return len(self.ledger) + len(self.failed) + len(self._taken)
+
+    def _beside(self, first: Proposal, other: Proposal) -> bool:
+        return not {first.key, other.key} & self._single and alike(
+            first.config["work"].experiment, other.config["work"].experiment
+        )
 
     def hopeless(self, trial_id: str, step: int, loss: float) -> bool:
         """Tell the pruner a loss, first those from before an interruption, and ask whether to stop the trial."""
-        trial = self._ot_trials[self._inner[trial_id]]
+        (proposal,) = self.running[trial_id]
+        trial = self._ot_trials[proposal.inner]
         told = trial.storage.get_trial(trial._trial_id).intermediate_values
         if not told:
-            replay(trial, self.question.folder(self.running[trial_id]), self._sign, step)
+            replay(trial, self.question.folder(proposal.key), self._sign, step)
         trial.report(self._sign * loss, step)
         return bool(trial.should_prune())
 
@@ -161,16 +152,37 @@ class Proposals(OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how it ended: values, an error, or neither when it was pruned."""
-        key, inner = self.running.pop(trial_id), self._inner.pop(trial_id)
+        first, *others = self.running.pop(trial_id)
+        if not others:
+            self._end(first, result or {}, error)
+            return
+        died = whose_turn(self.question.folder(first.key)) if error else ""
+        for one in (first, *others):
+            told = outcome(one.config["work"])
+            if told or one.key == died or not error:
+                self._end(one, told, not told)
+            else:
+                self._give_back(one)
+
+    def _end(self, one: Proposal, result: dict[str, Any], error: bool) -> None:
         names = self.metric if isinstance(self.metric, list) else [self.metric]
-        found = [(result or {}).get(name) for name in names]
+        found = [result.get(name) for name in names]
         values: Values = () if None in found else tuple(float(value) for value in found)  # type: ignore[arg-type]
-        error = error or "failed" in (result or {}) or not all(map(math.isfinite, values))
+        error = error or "failed" in result or not all(map(math.isfinite, values))
+        self._taken.discard(one.key)
         if error:
-            self.failed.add(key)
+            self.failed.add(one.key)
         else:
-            self.ledger[key] = values
-        super().on_trial_complete(inner, None if error else _result(values), error=error)
+            self.ledger[one.key] = values
+        super().on_trial_complete(one.inner, None if error else _result(values), error=error)
+
+    def _give_back(self, one: Proposal) -> None:
+        """Another trial of its process ended them all before it had its turn: it is proposed again, for itself."""
+        self._taken.discard(one.key)
+        self._single.add(one.key)
+        params = self._ot_trials[one.inner].params
+        super().on_trial_complete(one.inner, None, error=True)
+        self._ot_study.enqueue_trial(params, user_attrs={_QUEUED: True})
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is what a later command reads."""
@@ -240,32 +252,3 @@ def _tell(study: optuna.Study, question: Question, params: dict[str, Any], value
     if question.prune:
         replay(trial, question.folder(key), sign(study))
     study.tell(trial, list(values))
-
-
-def grid(candidate: Candidate, flags: Flags) -> list[FrozenTrial]:
-    """Every point of a grid once, whole rounds of a seed after another: a shortened grid stays balanced.
-
-    Raises SweepError for a space that has no end, such as a number without steps.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.BruteForceSampler(seed=0)
-    study = optuna.create_study(sampler=sampler)
-
-    def visit(trial: optuna.Trial) -> float:
-        candidate(trial, flags)
-        return 0.0
-
-    try:
-        study.optimize(visit)
-    except ValueError as error:
-        if "infinite" not in str(error) and "step" not in str(error):
-            raise
-        raise SweepError(f"this is no grid ({error}); give --trials and --sampler random, tpe or gp") from None
-
-    def order(trial: FrozenTrial) -> tuple[int, list[float]]:
-        seed = trial.params.get("seed")
-        place = [trial.distributions[name].to_internal_repr(value) for name, value in trial.params.items()]
-        return (flags.seeds.index(seed) if seed in flags.seeds else 0, place)
-
-    return sorted(study.trials, key=order)

@@ -23,7 +23,8 @@ from ethoray.sweep.flags import Flags, shelf
 from ethoray.sweep.guard import Taken, alone
 from ethoray.sweep.journal import open_journal
 from ethoray.sweep.lent import lend
-from ethoray.sweep.proposals import Proposals, Question, Values, grid, settle
+from ethoray.sweep.proposals import Proposals, settle
+from ethoray.sweep.question import Question, Values, grid
 from ethoray.sweep.trial import SweepError, resolve, train
 from ethoray.sweep.voice import Voice
 from ethoray.tracking import Mirror
@@ -119,6 +120,7 @@ class Session:
         proposals = Proposals(
             self.question, study, storage, self.total, ledger, voice.found,
             sampler=partial(samplers.sampler, flags.sampler), pruner=study.pruner, slots=slots,
+            together=self._together(),
         )  # fmt: skip
         share = {"cpu": flags.cpus, "gpu": flags.gpus} if flags.workers == 1 else {"cpu": 0.01}
         lent = tune.with_parameters(train, lent=lend(self.dataset, example, flags.workers))
@@ -146,6 +148,13 @@ class Session:
             shutil.rmtree(self.folder / scratch, ignore_errors=True)  # nothing in it is ever read
         console.say(f"{self.title}: {voice.close()}")
         return voice.failed
+
+    def _together(self) -> int:
+        """How many trials may share a process: where draws do not wait for results, and one process trains one."""
+        flags = self.flags
+        if flags.sampler not in ("grid", "random") or self.question.prune or flags.workers > 1:
+            return 1
+        return flags.together
 
     def _publish(self, ledger: dict[str, Values], failed: list[str], mirror: Mirror) -> pd.DataFrame:
         """Mirror every run, write the page, and say where everything is."""

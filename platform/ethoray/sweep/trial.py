@@ -9,10 +9,11 @@ from __future__ import annotations
 import fnmatch
 import gc
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,17 @@ from typing import Any, Literal
 import torch
 from ray import tune
 
-from ethoray import cluster, record
+from ethoray import cluster, cohort, record
 from ethoray.experiment import Experiment, Log, run
 from ethoray.learning import Progress
 from ethoray.schema import Card
 from ethoray.sweep.guard import HUNG, alone, hung, signs_of_life
 from ethoray.sweep.lent import Lent, adopt
+
+TURN = "turn.txt"
+"""File of a run folder while its trial shares a process with others."""
+
+_log = logging.getLogger(__name__)
 
 
 class SweepError(RuntimeError):
@@ -57,14 +63,21 @@ class Work:
 
 
 def train(config: Mapping[str, Any], lent: Lent | None = None) -> None:
-    """Carry out config["work"] and report its value; an error is written down and reported, never raised.
+    """Carry out config["work"], and that of config["others"] beside it, and report the value of the first.
 
-    So a trial that raises is not run again, while one whose process dies is, from its checkpoint.
+    An error is written down and reported, never raised: a trial that raises is not run again, while one whose
+    process dies is, from its checkpoint. How the others ended is in their folders (``outcome``).
     """
-    work: Work = config["work"]
-    folder, began = Path(work.folder), time.perf_counter()
+    works: list[Work] = [one["work"] for one in (config, *config.get("others", ()))]
+    began = time.perf_counter()
     adopt(lent)
     _forget()
+    answer = _carry_out(works[0]) if len(works) == 1 else _side_by_side(works)
+    tune.report({**answer, "seconds": time.perf_counter() - began})
+
+
+def _carry_out(work: Work) -> dict[str, Any]:
+    folder = Path(work.folder)
     try:
         with ExitStack() as guards:
             guards.enter_context(alone(folder))
@@ -79,19 +92,71 @@ def train(config: Mapping[str, Any], lent: Lent | None = None) -> None:
                 if work.prune:
                     tune.report({"step": progress.step, "loss": progress.metrics["loss"]})
 
-            scores = execute(work, log)
-            answer: dict[str, Any] = {
-                "value": measure(scores, work.metric),
-                "step": work.experiment.budget.steps,
-                "loss": 0.0,
-            }
-            if work.cost:
-                answer["cost"] = spent(folder, work.cost)
+            execute(work, log)
+            return outcome(work)
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         record.fail(folder, error)
-        answer = {"failed": f"{type(error).__name__}: {error}", "step": 0, "loss": math.inf}
-    tune.report({**answer, "seconds": time.perf_counter() - began})
+        return _failed(f"{type(error).__name__}: {error}")
+
+
+def _side_by_side(works: Sequence[Work]) -> dict[str, Any]:
+    """Several works in this process, sharing what they can; one by one where they cannot, or died of it before.
+
+    A file in the first folder says that this is going on, and whose turn it is when they go one by one.
+    """
+    folders = [Path(work.folder) for work in works]
+    turn = folders[0] / TURN
+    if not turn.exists():
+        try:
+            with ExitStack() as guards:
+                for folder in folders:
+                    guards.enter_context(alone(folder))
+                turn.touch()
+                alive = guards.enter_context(signs_of_life(folders[0] / HUNG, works[0].limit))
+                torch.set_num_threads(works[0].cpus)
+                cohort.train([(w.experiment, w.folder) for w in works], log=lambda index, progress: alive())
+            turn.unlink()
+            return outcome(works[0])
+        except Exception as error:  # not of one of them, which would be told in its folder
+            _log.warning("%d trials go one by one: %s", len(works), error)
+    elif not turn.read_text():
+        hung(folders[0])  # whoever it was, it did so beside others
+    answers = []
+    for work, folder in zip(works, folders, strict=True):
+        turn.write_text(folder.name)
+        answers.append(_carry_out(work))
+    turn.unlink()
+    return answers[0]
+
+
+def whose_turn(folder: str | Path) -> str:
+    """The run key of the trial that a dead process was busy with alone, by the folder of its first; else empty."""
+    turn = Path(folder) / TURN
+    return turn.read_text() if turn.exists() else ""
+
+
+def outcome(work: Work) -> dict[str, Any]:
+    """How a work ended, as its folder tells: its value (and cost), why it "failed", or nothing when it has not."""
+    folder = Path(work.folder)
+    scores = record.finished(folder)
+    if scores is None:
+        told = folder / "failure.json"
+        return _failed(str(json.loads(told.read_text())["error"])) if told.exists() else {}
+    try:
+        answer: dict[str, Any] = {
+            "value": measure(scores, work.metric),
+            "step": work.experiment.budget.steps,
+            "loss": 0.0,
+        }
+        return {**answer, "cost": spent(folder, work.cost)} if work.cost else answer
+    except SweepError as error:
+        record.fail(folder, error)
+        return _failed(f"SweepError: {error}")
+
+
+def _failed(why: str) -> dict[str, Any]:
+    return {"failed": why, "step": 0, "loss": math.inf}
 
 
 def execute(work: Work, log: Log) -> Mapping[str, float]:

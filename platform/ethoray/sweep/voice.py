@@ -15,6 +15,7 @@ from ethoray import record
 from ethoray.sweep import estimate
 from ethoray.sweep.console import Table, say, span
 from ethoray.sweep.flags import Flags
+from ethoray.sweep.trial import outcome, whose_turn
 from ethoray.tracking import Mirror
 
 _SIGN_OF_LIFE = 20.0  # seconds
@@ -54,24 +55,36 @@ class Voice(tune.Callback):
         self._began.setdefault(trial.trial_id, time.monotonic())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say how it ended."""
-        result = trial.last_result or {}
-        if "failed" in result:
-            self._fail(trial, result["failed"])
-            return
-        if "value" in result:
+        """Say how it ended, and those that shared its process."""
+        result, others = trial.last_result or {}, trial.config.get("others", ())
+        if "value" in result and not others:
             self._beside.append(estimate.beside(Path(trial.config["work"].folder), result.get("seconds", math.nan)))
-        self._end(trial, f"{result['value']:.4g}" if "value" in result else f"pruned at {result.get('step')}")
+        took = self._since(trial) / (1 + len(others))
+        self._end(trial.config, result, took)
+        for other in others:
+            self._end(other, outcome(other["work"]), took)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process died more often than is forgiven."""
-        folder = Path(trial.config["work"].folder)
+        """Its process died more often than is forgiven; of those that shared it, only whose turn it was has failed."""
+        others = trial.config.get("others", ())
+        died = whose_turn(trial.config["work"].folder)
+        took = self._since(trial) / (1 + len(others))
+        for config in (trial.config, *others):
+            told = outcome(config["work"]) if others else {}
+            if others and not told and config["key"] != died:
+                continue  # it will be tried for itself
+            if not told:
+                told = {"failed": self._died(Path(config["work"].folder), trial.get_error())}
+            self._end(config, told, took)
+
+    @staticmethod
+    def _died(folder: Path, last: Exception | None) -> str:
         error = RuntimeError("the process of this trial died again and again (out of memory?)")
-        if (last := trial.get_error()) is not None:
+        if last is not None:
             error.add_note(str(last))
         folder.mkdir(parents=True, exist_ok=True)
         record.fail(folder, error)
-        self._fail(trial, str(error))
+        return str(error)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Give a sign of life, and let MLflow follow while workers are busy."""
@@ -120,19 +133,22 @@ class Voice(tune.Callback):
             say(line)
         self._spoke = time.monotonic()
 
-    def _fail(self, trial: Any, error: str) -> None:
-        self.failed.append(trial.config["key"])
-        self._end(trial, f"FAILED: {error.splitlines()[0][:160]} (see {trial.config['work'].folder}/failure.json)")
-
-    def _end(self, trial: Any, how: str) -> None:
-        self.done += 1
+    def _since(self, trial: Any) -> float:
         now = time.monotonic()
-        took = now - self._began.get(trial.trial_id, now)
+        return now - self._began.get(trial.trial_id, now)
+
+    def _end(self, config: dict[str, Any], result: dict[str, Any], took: float) -> None:
+        self.done += 1
         self._took.append(took)
-        if not how.startswith("FAILED"):
+        folder = config["work"].folder
+        if "failed" in result:
+            self.failed.append(config["key"])
+            words = [f"FAILED: {result['failed'].splitlines()[0][:160]} (see {folder}/failure.json)"]
+        else:
             self._sound.append(took)
             self.pace = statistics.fmean(self._sound)
-        left = span(self._left((), now)) if self.done < self.total else ""
-        words = [how] if how.startswith("FAILED") else [how, span(took), left]
-        self._row(f"[{self.done}/{self.total}]", trial.config, words)
-        self._due[trial.config["work"].folder] = None
+            left = span(self._left((), time.monotonic())) if self.done < self.total else ""
+            how = f"{result['value']:.4g}" if "value" in result else f"pruned at {result.get('step')}"
+            words = [how, span(took), left]
+        self._row(f"[{self.done}/{self.total}]", config, words)
+        self._due[folder] = None
