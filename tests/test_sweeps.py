@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 
 from ethoray import record
@@ -52,3 +53,31 @@ def test_its_candidates_are_experiments_that_a_record_can_keep(script):
 def test_seeds_are_an_axis(script):
     one, three = (len(grid(script.candidate, script.sweep.flags(seeds=s))) for s in ((0,), (0, 1, 2)))
     assert three == 3 * one
+
+
+@pytest.mark.parametrize("script", [FOLDER / "tuned_methods.py"], indirect=True)
+def test_tuning_takes_the_rate_that_scored_best_on_other_recordings(script, monkeypatch):
+    asked = []
+
+    class Tried:
+        def __init__(self, name, candidate, **metric):
+            self.name, self.candidate = name, candidate
+
+        def run(self, flags, question):
+            asked.append((flags.dataset, flags.trials, flags.seeds, flags.prune))
+            rows = []
+            for rate, value in ((0.001, 0.4), (0.004, 0.9), (0.008, 0.5)):
+                experiment = self.candidate(optuna.trial.FixedTrial({"lr": rate, "seed": 3}), flags)
+                about = {"key": str(rate), "seed": 0, "method": experiment.method.name, "folder": str(rate)}
+                about |= {"score": "running/all", "task": "running", "space": "all", "metric": "f1", "level": "frame"}
+                about |= {"low": value, "high": value, "cost": {}, "monitors": {}, "train_seconds": 1.0}
+                rows.append({**about, "value": value, "commit": "", "dirty": False, "method.lr": experiment.method.lr})
+            return pd.DataFrame(rows)
+
+    monkeypatch.setattr(script, "Sweep", Tried)
+    flags = script.sweep.flags(dataset="mice", seeds=(3, 4))
+    script.tune(flags)
+    assert set(asked) == {("mice_tuning", script.TRIALS, (3,), "asha")}
+    assert len(script.RATES) == len(asked) > 8 and set(script.RATES.values()) == {0.004}
+    learned = script.candidate(optuna.trial.FixedTrial({"method": "bams", "seed": 3}), flags)
+    assert learned.method.lr == 0.004 and learned.data.dataset == "mice"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # a worker imports this package too, and needs neither
 
     Picture = Callable[[pd.DataFrame, Path], list[Path]]
 
-__all__ = ["Flags", "Sweep", "SweepError", "usual"]
+__all__ = ["Flags", "Sweep", "SweepError", "parse", "usual"]
 
 
 @dataclass(frozen=True)
