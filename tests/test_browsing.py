@@ -187,7 +187,8 @@ def mirrored(swept, toy):
     figure.write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><text x="9" y="50">a figure</text></svg>'
     )
-    assert mirror.publish(table, [page, figure], best=folders[1])
+    rows = {"pca <b>": [folder.name for folder in folders], "nobody": ["0000"]}
+    assert mirror.publish(table, [page, figure], best=folders[1], rows=rows)
     assert mirror.close()
     return mirror
 
@@ -231,7 +232,10 @@ def test_the_parent_says_question_verdict_and_command(mirrored, swept):
         assert run.data.metrics[f"first/running/pca{end}"] == first[f"running/pca{end}"]
     assert [a.path for a in client.list_artifacts(run.info.run_id, "figures")] == ["figures/width.svg"]
     assert "width.svg" not in note
+    child = child_of(mirrored, swept[1][1])
     for part in (
+        f"[{swept[1][1].name[:8]}](#/experiments/{mirrored._experiment}/runs/{child.info.run_id})",
+        "pca &lt;b>: [",
         "Does a wider space help?&lt;script>",
         "#/compare-runs?runs=",
         "**Of 2 candidates, pca is first",
@@ -239,6 +243,7 @@ def test_the_parent_says_question_verdict_and_command(mirrored, swept):
         "`width.html`",
     ):
         assert part in note
+    assert "nobody" not in note
     assert client.get_experiment(mirrored._experiment).tags["mlflow.note.content"] == naming.plain(
         mirrored.tags["ethoray.question"]
     )

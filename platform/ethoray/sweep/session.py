@@ -17,7 +17,7 @@ from ray import tune
 from ethoray import leaderboard, report, store
 from ethoray.experiment import Experiment
 from ethoray.report.again import Memo
-from ethoray.report.verdict import verdict
+from ethoray.report.verdict import name, verdict
 from ethoray.sweep import console, estimate, nodes, samplers
 from ethoray.sweep.flags import Flags, shelf
 from ethoray.sweep.guard import Taken, alone
@@ -166,7 +166,9 @@ class Session:
         if table.rows:
             files = self._page(scores, [folder.name for folder in folders])
             best = self.question.folder(samplers.best({k: v for k, v in ledger.items() if v}, self.direction))
-            current = mirror.publish(table.frame(), files, verdict=verdict(table), best=best, insist=True) and current
+            rows = {name(row, table.settings): [Path(f).name for f in row["folders"]] for row in table.rows}
+            frame, said = table.frame(), verdict(table)
+            current = mirror.publish(frame, files, verdict=said, best=best, rows=rows, insist=True) and current
         mirror.close("FINISHED" if table.rows else "FAILED")
         if not table.rows:
             raise SweepError(f"all {len(failed)} trials failed; failure.json in each folder of {self.storage} says why")
@@ -181,14 +183,14 @@ class Session:
 
     def _page(self, scores: pd.DataFrame, runs: list[str]) -> list[Path]:
         """The page in <sweep>/<dataset>/, with the memo from which it can be made again."""
-        name = self.dataset.uri.rstrip("/").rpartition("/")[2]
-        folder = self.folder / name
+        where = self.dataset.uri.rstrip("/").rpartition("/")[2]
+        folder = self.folder / where
         folder.mkdir(parents=True, exist_ok=True)
         drawn = self.sweep.picture(scores, folder) if self.sweep.picture else []
         command = ["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]
-        memo = Memo(self.title, self.text, name, tuple(runs), tuple(command), tuple(p.name for p in drawn))
+        memo = Memo(self.title, self.text, where, tuple(runs), tuple(command), tuple(p.name for p in drawn))
         memo.write(folder)
-        title, look = f"{self.title}: {name}", not self.flags.smoke
+        title, look = f"{self.title}: {where}", not self.flags.smoke
         page = report.page(folder, title, self.text, scores, self.dataset.card, command, drawn, look=look)
         return [*page, *drawn]
 

@@ -93,16 +93,18 @@ class Mirror:
         *,
         verdict: str = "",
         best: str | Path | None = None,
+        rows: Mapping[str, Sequence[str]] | None = None,
         insist: bool = False,
     ) -> bool:
         """Put a leaderboard table and files (page, csv, figures) on the parent run, replacing older ones.
 
         ``verdict`` is the answer in a sentence, by default who is first in the table; ``best`` the folder of the
-        run whose model is registered under the mirror's name, with the alias "best".
+        run whose model is registered under the mirror's name, with the alias "best". ``rows`` names the runs of every
+        row by their keys, so that they can be linked to.
         """
 
         def publish() -> None:
-            self._publish(table, [Path(f) for f in files], verdict)
+            self._publish(table, [Path(f) for f in files], verdict, rows or {})
             if best is not None and self.models != "none":
                 self._crown(Path(best))
 
@@ -275,7 +277,9 @@ class Mirror:
         if model_id is not None:
             models.register(self._api(), self.name, model_id, run_id, "best")
 
-    def _publish(self, table: pd.DataFrame, files: Sequence[Path], verdict: str) -> None:
+    def _publish(
+        self, table: pd.DataFrame, files: Sequence[Path], verdict: str, rows: Mapping[str, Sequence[str]]
+    ) -> None:
         client, run_id, table = self._api(), self._parent_run(), naming.columned(table)
         known = client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "")
         if "leaderboard.json" in known:  # log_table would append its rows to those of last time
@@ -286,7 +290,9 @@ class Mirror:
             inside = path.parent != files[0].parent and path.is_relative_to(files[0].parent)
             client.log_artifact(run_id, str(path), path.parent.name if inside else None)
         client.log_batch(run_id, metrics=naming.leader(table, int(1000 * time.time())))
-        trials = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{run_id}'", max_results=100)
-        charts = naming.charts(self._experiment, [trial.info.run_id for trial in trials])
+        trials = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{run_id}'", max_results=1000)
+        runs = {trial.data.tags[_KEY]: trial.info.run_id for trial in trials}
+        charts = naming.charts(self._experiment, [*runs.values()])
+        links = naming.links(self._experiment, rows, runs)
         verdict = verdict or naming.verdict(table)
-        client.set_tag(run_id, naming.NOTE, naming.note(self.tags, verdict, files, charts))
+        client.set_tag(run_id, naming.NOTE, naming.note(self.tags, verdict, files, charts, links))

@@ -85,6 +85,9 @@ def data(origin: Mapping[str, Any]) -> list[DatasetInput]:
     return [DatasetInput(dataset, [InputTag("mlflow.data.context", "train and test")])]
 
 
+_NOTE = 5000  # characters that every MLflow server takes in a tag
+
+
 def columned(table: pd.DataFrame) -> pd.DataFrame:
     """A table as MLflow shows it: in a column with a dot it looks for nested values and shows none."""
     return table.rename(columns=lambda name: str(name).replace(".", " "))
@@ -100,7 +103,7 @@ def verdict(table: pd.DataFrame) -> str:
     return f"{among} first{where}." if len(table) > 1 else f"{among} there is nothing to compare it with."
 
 
-def note(tags: Mapping[str, str], verdict: str, files: Sequence[Path], charts: str) -> str:
+def note(tags: Mapping[str, str], verdict: str, files: Sequence[Path], charts: str, rows: Sequence[str] = ()) -> str:
     """What stands above a parent run: the question, the answer, where to look and how it was made."""
     pages = ", ".join(f"`{path.name}`" for path in files if path.parent == files[0].parent)
     made = tags.get("ethoray.command")
@@ -110,8 +113,29 @@ def note(tags: Mapping[str, str], verdict: str, files: Sequence[Path], charts: s
         "Artifacts: `leaderboard.json` is the table" + (f"; {pages}" if pages else "") + ".",
         f"The child runs are the trials: [compare them in charts]({charts}).",
         f"Made by `{made}`" if made else "",
+        *_fitting(rows, _NOTE - 1000),
     ]
     return "\n\n".join(line for line in lines if line)
+
+
+def links(experiment: str, rows: Mapping[str, Sequence[str]], runs: Mapping[str, str]) -> list[str]:
+    """A line a row of the table with links to its runs; ``runs`` are ids by the keys that rows name."""
+    lines = []
+    for row, keys in rows.items():
+        there = [f"[{key[:8]}](#/experiments/{experiment}/runs/{runs[key]})" for key in keys if key in runs]
+        if there:
+            lines.append(f"{plain(row)}: {', '.join(there)}")
+    return lines
+
+
+def _fitting(lines: Sequence[str], room: int) -> list[str]:
+    """As many lines as there is room for in a tag."""
+    kept: list[str] = []
+    for line in lines:
+        if (room := room - len(line) - 2) < 0:
+            return [*kept, f"and {len(lines) - len(kept)} more rows"]
+        kept.append(line)
+    return kept
 
 
 def charts(experiment: str, runs: Sequence[str]) -> str:
