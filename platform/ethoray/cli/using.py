@@ -17,7 +17,8 @@ def embed(
 
     Args:
         run: a run's folder, or the beginning of its key.
-        files: pose files of any format the readers know, or one prepared dataset's name, folder or URL.
+        files: pose files of any format the readers know, videos where the encoder learned from images, or one prepared
+            dataset's name, folder or URL.
         out: a file that ends in .parquet, or a folder.
         labels: label files, for columns beside the embedding; each goes to the recording it names.
         fps: frames per second of files that do not state it.

@@ -9,7 +9,7 @@ from ethoray import embedding, record, store
 from ethoray.batch import Spec
 from ethoray.experiment import restore
 from ethoray.readers import ReadError
-from ethoray.unseen import Source, of_dataset, of_files, recall, rows, write
+from ethoray.unseen import Source, films, of_dataset, of_files, recall, rows, write
 
 
 def embed(
@@ -30,7 +30,9 @@ def embed(
     """
     spec, cleaning = record.load(folder)[1], record.cleaning(folder)
     if spec.picture is not None:
-        yield from _pictures(folder, words, out, every)
+        if labels or fps is not None or resample or as_is or individuals:
+            raise ReadError("an encoder of images embeds pictures as they are: leave out all but --out and --every")
+        yield from _pictures(folder, words, spec.picture, out, every)
         return
     notes: list[str] = []
     if all(Path(word).is_file() for word in words):
@@ -54,12 +56,16 @@ def embed(
     yield f"embedded {len(sources)} recordings into {out}, {total} rows"
 
 
-def _pictures(folder: Path, words: Sequence[str], out: Path, every: float) -> Iterator[str]:
-    """Every stored image of a prepared dataset, as training embeds them; ``out`` becomes a folder of Parquet."""
-    if len(words) > 1 or Path(words[0]).is_file():
-        raise ReadError(
-            f"{words[0]}: an encoder of images embeds one prepared dataset; datasets/beast_video.py makes it"
-        )
+def _pictures(
+    folder: Path, words: Sequence[str], picture: tuple[int, int, int], out: Path, every: float
+) -> Iterator[str]:
+    """Every frame of videos, or every stored image of a prepared dataset, as training embeds them."""
+    if all(Path(word).is_file() for word in words):
+        yield from _films(folder, [Path(word) for word in words], picture, out, every)
+        return
+    if len(words) > 1:
+        lost = next(word for word in words if not Path(word).is_file())
+        raise ReadError(f"{lost}: no such file; give videos, or one prepared dataset")
     target = store.open(words[0])
     _, encoder = restore(folder)
     total = 0
@@ -67,6 +73,20 @@ def _pictures(folder: Path, words: Sequence[str], out: Path, every: float) -> It
         total += item.entry.frames
         yield f"{item.entry.name}: {item.entry.frames} images"
     yield f"embedded {len(target.entries)} recordings into {out}, {total} images"
+
+
+def _films(
+    folder: Path, paths: Sequence[Path], picture: tuple[int, int, int], out: Path, every: float
+) -> Iterator[str]:
+    films.check(paths)
+    _, encoder = restore(folder)
+    damage: list[list[str]] = [[] for _ in paths]
+    tables = (films.rows(encoder, p, picture, d, every=every) for p, d in zip(paths, damage, strict=True))
+    total = 0
+    for path, left, count in zip(paths, damage, write(tables, out), strict=True):
+        total += count
+        yield f"{path.stem}: {count} frames" + (f"; left out: {'; '.join(dict.fromkeys(left))}" if left else "")
+    yield f"embedded {len(paths)} videos into {out}, {total} frames"
 
 
 def _dataset(word: str, spec: Spec, resample: bool, cleaning: Sequence[str], notes: list[str]) -> list[Source]:
