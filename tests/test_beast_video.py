@@ -1,6 +1,5 @@
 """A folder of videos becomes a dataset: which frames, which side, when they were shown, and what was left out."""
 
-import importlib.util
 import subprocess
 import sys
 from fractions import Fraction
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ethoray import store, video
+from ethoray import store, testing, video
 from ethoray.store import StoreError
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra video)")
@@ -21,16 +20,8 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="module")
 def recipe():
-    names = ("beast_video", "film_frames", "labelled_frames")
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location(names[0], FOLDER / "beast_video.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[names[0]] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        del sys.modules[name]
+    with testing.script(FOLDER / "beast_video.py") as module:
+        yield module
 
 
 @pytest.fixture

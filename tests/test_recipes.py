@@ -1,7 +1,6 @@
 """Every recipe keeps its promises; the simulated mice also keep those of a benchmark."""
 
 import ast
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ethoray import store
+from ethoray import store, testing
 from ethoray.schema import check_labels
 
 FOLDER = Path(__file__).parents[1] / "datasets"
@@ -19,15 +18,8 @@ RECIPES = sorted(p for p in FOLDER.glob("*.py") if "__main__" in p.read_text(enc
 
 @pytest.fixture(scope="module")
 def mice():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("simulated_mice", FOLDER / "simulated_mice.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulated_mice"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in ("simulated_mice", "mouse_model", "mouse_body"):
-        del sys.modules[name]
+    with testing.script(FOLDER / "simulated_mice.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

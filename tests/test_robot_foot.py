@@ -1,10 +1,9 @@
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ethoray import testing
 from ethoray.readers import ReadError
 
 FILE = Path(__file__).parents[1] / "datasets" / "robot_foot.py"
@@ -12,12 +11,8 @@ FILE = Path(__file__).parents[1] / "datasets" / "robot_foot.py"
 
 @pytest.fixture(scope="module")
 def foot():
-    spec = importlib.util.spec_from_file_location("robot_foot", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["robot_foot"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["robot_foot"]
+    with testing.script(FILE) as module:
+        yield module
 
 
 def log(path, frames=1500, extra=0):

@@ -1,6 +1,5 @@
 """Simulated larvae swim as the numbers they were given say, and their labels tell the true movement."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ethoray import store
+from ethoray import store, testing
 from ethoray.schema import check_labels
 
 FOLDER = Path(__file__).parents[1] / "datasets"
@@ -29,15 +28,8 @@ STRAIGHT = ("slow_1", "slow_2", "burst")
 
 @pytest.fixture(scope="module")
 def larvae():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("simulated_larvae", FOLDER / "simulated_larvae.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulated_larvae"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in ("simulated_larvae", "larva_model"):
-        del sys.modules[name]
+    with testing.script(FOLDER / "simulated_larvae.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

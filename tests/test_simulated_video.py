@@ -1,6 +1,6 @@
 """Simulated films show what their truth says, and the datasets cut out of them keep it aligned."""
 
-import importlib.util
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ethoray import readers, store, video
+from ethoray import readers, store, testing, video
 from ethoray.readers import ReadError
 
 pytest.importorskip("av", reason="PyAV is not installed (extra video)")
@@ -24,15 +24,8 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def recipe():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location(NAMES[0], FOLDER / "simulated_video.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[NAMES[0]] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in NAMES:
-        sys.modules.pop(name, None)
+    with testing.script(FOLDER / "simulated_video.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

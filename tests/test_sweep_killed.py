@@ -3,7 +3,6 @@
 Two kills of a small sweep by default; ETHORAY_KILLS=10 ETHORAY_TRIALS=20 is the whole ordeal.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from ethoray import testing
 from ethoray.experiment import run
 from ethoray.sweep import Flags
 from ethoray.sweep.samplers import sampler
@@ -142,10 +142,8 @@ def kill_at_a_random_moment(place: Path, dice: random.Random, training: bool) ->
 
 
 def script_of(place: Path):
-    spec = importlib.util.spec_from_file_location("tremble", place / "tremble.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    with testing.script(place / "tremble.py") as script:
+        return script
 
 
 def uninterrupted(place: Path, uri: str) -> dict[float, dict[str, float]]:

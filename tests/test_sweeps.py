@@ -1,6 +1,5 @@
 """Every question in sweeps/ is one a reader can find and one that builds; found here without a list."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from ethoray import record
+from ethoray import record, testing
 from ethoray.experiment import Experiment
 from ethoray.sweep import Sweep
 from ethoray.sweep.question import grid
@@ -19,10 +18,8 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 @pytest.fixture(params=SCRIPTS, ids=lambda path: path.stem)
 def script(request):
-    spec = importlib.util.spec_from_file_location(request.param.stem, request.param)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with testing.script(request.param) as module:
+        yield module
 
 
 def test_there_is_a_question():

@@ -1,6 +1,5 @@
 """A method is one file: put it into the folder and it is in the CLI, the sweep and on the leaderboard."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -66,10 +65,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def sweep_script():
-    spec = importlib.util.spec_from_file_location("all_methods", SWEEPS / "all_methods.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with testing.script(SWEEPS / "all_methods.py") as module:
+        return module
 
 
 def test_a_file_is_a_method_everywhere(folder):

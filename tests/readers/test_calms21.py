@@ -1,6 +1,5 @@
 """CalMS21's files, written in the published layout and read back, also through the recipe."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ethoray import readers, store
+from ethoray import readers, store, testing
 from ethoray.readers import ReadError, calms21
 
 RECIPE = Path(__file__).parents[2] / "datasets" / "calms21.py"
@@ -16,11 +15,9 @@ VOCAB = {"attack": 0, "investigation": 1, "mount": 2, "other": 3}
 
 
 def recipe(monkeypatch, *arguments):
-    spec = importlib.util.spec_from_file_location("recipe_calms21", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["calms21.py", *map(str, arguments)])
-    module.main()
+    with testing.script(RECIPE) as module:
+        module.main()
 
 
 def sequence(seed, frames=8, vocab=VOCAB):

@@ -1,6 +1,5 @@
 """MABe22's files, written in the published layout and read back, also through the recipes."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ethoray import readers, store
+from ethoray import readers, store, testing
 from ethoray.readers import ReadError, mabe22, safe
 
 FOLDER = Path(__file__).parents[2] / "datasets"
@@ -18,11 +17,9 @@ TYPES = ("Continious", "Discrete", "Discrete", "Discrete")
 
 
 def recipe(name, monkeypatch, *arguments):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    module.main()
+    with testing.script(FOLDER / f"{name}.py") as module:
+        module.main()
 
 
 def save(path, content):

@@ -1,6 +1,5 @@
 """Reading in pieces: the same numbers, the same notes, and memory that does not grow with the file."""
 
-import importlib.util
 import pickle
 import subprocess
 import sys
@@ -12,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ethoray import readers
-from ethoray.readers import ReadError, added, contents, joined
+from ethoray import readers, testing
+from ethoray.readers import ReadError, added, columns, contents, joined
 
 DATA = Path("../shared/data")
 BENCH = Path(__file__).parents[1] / "bench"
@@ -23,14 +22,8 @@ FRAMES = 57
 @pytest.fixture(scope="module")
 def bench():
     """The benchmark, which writes a file of every format."""
-    sys.path.insert(0, str(BENCH))
-    try:
-        spec = importlib.util.spec_from_file_location("bench_readers", BENCH / "readers.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(BENCH))
+    with testing.script(BENCH / "readers.py") as module:
+        yield module
 
 
 FORMATS = [
@@ -90,7 +83,7 @@ def test_pieces_of_no_frame_are_refused(tmp_path, bench):
 
 
 def test_an_error_in_a_later_block_names_its_line(tmp_path, bench, monkeypatch):
-    monkeypatch.setattr(readers.columns.blocks, "__defaults__", (300,))
+    monkeypatch.setattr(columns.blocks, "__defaults__", (300,))
     path = tmp_path / "a.csv"
     bench.simba(path, 50)
     lines = path.read_text().split("\n")
@@ -102,7 +95,7 @@ def test_an_error_in_a_later_block_names_its_line(tmp_path, bench, monkeypatch):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_empty_lines_and_wide_characters_are_no_frames(tmp_path, bench, monkeypatch, end):
-    monkeypatch.setattr(readers.columns.blocks, "__defaults__", (300,))
+    monkeypatch.setattr(columns.blocks, "__defaults__", (300,))
     path = tmp_path / "a.csv"
     bench.simba(path, 20)
     lines = path.read_text().split("\n")

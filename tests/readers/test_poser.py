@@ -1,24 +1,21 @@
 """PoseR's arrays, written in the published layout and read back, also through the recipe."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ethoray import readers, store
+from ethoray import readers, store, testing
 from ethoray.readers import ReadError, poser
 
 RECIPE = Path(__file__).parents[2] / "datasets" / "poser_zebrafish.py"
 
 
 def recipe(monkeypatch, *arguments):
-    spec = importlib.util.spec_from_file_location("recipe_poser", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["poser.py", *map(str, arguments)])
-    module.main()
+    with testing.script(RECIPE) as module:
+        module.main()
 
 
 def bouts(count=3, seed=0):

@@ -1,13 +1,12 @@
 """robot_dataset.npy, written in both axis orders and read back, also through the recipe."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ethoray import readers, store
+from ethoray import readers, store, testing
 from ethoray.readers import ReadError, quadrupeds
 
 RECIPE = Path(__file__).parents[2] / "datasets" / "quadrupeds.py"
@@ -48,12 +47,10 @@ def test_a_joint_is_a_keypoint_of_angle_and_velocity_in_either_order(tmp_path, t
 
 def test_the_recipe_prepares_five_tasks(tmp_path, monkeypatch):
     save(tmp_path / "robot_dataset.npy", data())
-    spec = importlib.util.spec_from_file_location("recipe_quadrupeds", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     given = ["--raw", tmp_path, "--out", "q", "--root", tmp_path, "--train", ".5"]
     monkeypatch.setattr(sys, "argv", ["quadrupeds.py", *map(str, given)])
-    module.main()
+    with testing.script(RECIPE) as module:
+        module.main()
     dataset = store.open("q", tmp_path)
     assert len(dataset.entries) == 10 and set(dataset.splits) == {"train", "test"} and dataset.card.simulated
     labels = dataset.labels(dataset.entries[0])

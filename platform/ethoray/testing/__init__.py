@@ -8,6 +8,7 @@ A package with a method of its own tests it in three lines::
 """
 
 from ethoray.testing.contract import MethodContract
+from ethoray.testing.scripts import script
 from ethoray.testing.toy import (
     TOY_SKELETON,
     toy_batch,
@@ -23,6 +24,7 @@ from ethoray.testing.toy import (
 __all__ = [
     "TOY_SKELETON",
     "MethodContract",
+    "script",
     "toy_batch",
     "toy_card",
     "toy_dataset",
