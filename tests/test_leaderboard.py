@@ -228,3 +228,10 @@ def test_a_table_for_a_paper(tmp_path):
     tex = compared(tmp_path, {"good_one": 1.0, "worse": 1.2}, [1.0, 2.0]).latex()
     assert tex.startswith("\\begin{tabular}{lrr}") and "good\\_one & worse" in tex
     assert tex.count("\\textbf{") == 1 and tex.rstrip().endswith("\\end{tabular}")
+
+
+def test_a_score_of_one_row_is_not_bold(tmp_path):
+    board = leaderboard(
+        collect([run_folder(tmp_path, "a", 0, {"day/z": 0.5}), run_folder(tmp_path, "b", 1, {"day/z": 0.6})])
+    )
+    assert len(board.rows) == 1 and "**" not in board.markdown()

@@ -116,7 +116,7 @@ def _compare(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     found: dict[tuple[int, str], Difference] = {}
     for name in names:
         placed = [i for i, row in enumerate(rows) if name in row["place"]]
-        if not placed:
+        if len(placed) < 2:  # nobody to be better than
             continue
         best = min(placed, key=lambda i: rows[i]["place"][name])
         for i in placed:
