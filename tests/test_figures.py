@@ -157,6 +157,17 @@ def test_a_plane_is_that_of_the_two_largest_variances():
     assert figures.plane(np.ones((3, 1))).tolist() == [[0, 0]] * 3
 
 
+@pytest.mark.filterwarnings("ignore")  # what it says about packages it would like to have
+def test_umap_keeps_clusters_apart_and_draws_the_same_again():
+    pytest.importorskip("umap", reason="the extra viz is not installed")
+    x = np.concatenate([np.random.default_rng(k).normal(4 * k, 0.3, (100, 16)) for k in range(3)])
+    xy = figures.plane(x, "umap", seed=1)
+    assert xy.shape == (300, 2) and np.array_equal(xy, figures.plane(x, "umap", seed=1))
+    centres = xy.reshape(3, 100, 2).mean(1)
+    nearest = np.linalg.norm(xy[:, None] - centres, axis=2).argmin(1)
+    assert (nearest == np.repeat(range(3), 100)).all()
+
+
 def test_a_plane_refuses_what_it_cannot_do():
     with pytest.raises(FigureError, match="missing values"):
         figures.plane(np.full((3, 2), np.nan))
