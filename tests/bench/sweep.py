@@ -131,6 +131,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if len(sys.argv) > 3 and sys.argv[1] in (*WAYS, "one"):
         question = flags(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
         one(question, int(sys.argv[5])) if sys.argv[1] == "one" else globals()[sys.argv[1]](question)
