@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 
 from ethoray.experiment import Experiment
-from ethoray.figures import score_against
+from ethoray.figures import codebook_usage, score_against
 from ethoray.methods.vqvame import VQVAME
 from ethoray.sweep import Flags, Sweep, usual
 
@@ -31,9 +31,10 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
-    """Score against the number of groups, codebooks of 64."""
+    """How codebooks of every shape were used; score against the number of groups, codebooks of 64."""
     some = scores[scores["method.variables"] == 64]
-    return score_against(some, lambda run: run["method.groups"], "groups", folder / "groups")
+    drawn = score_against(some, lambda run: run["method.groups"], "groups", folder / "groups")
+    return [*codebook_usage(scores, folder / "usage"), *drawn]
 
 
 sweep = Sweep("vq_codebook", candidate, metric="*/zq", direction="maximize", picture=picture)

@@ -1,10 +1,13 @@
 """Figures are drawn without a screen and say what they show."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from ethoray import figures
+from ethoray import embedding, figures
+from ethoray.embedding import Embedding
 from ethoray.figures import OKABE_ITO, FigureError, score_against, score_by
 from ethoray.figures.behaviour import shares
 from ethoray.figures.inside import frequencies, perplexity
@@ -213,3 +216,27 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         figures.parallel(pd.DataFrame({"f1": [np.nan]}), ["f1"], "f1", tmp_path / "x")
     with pytest.raises(FigureError, match="not \\(moment, quantity, bin\\)"):
         figures.forecast(np.ones((1, 1, 3)), np.ones((1, 1, 4)), np.ones((1, 2)), ["a"], [1.0], tmp_path / "x")
+
+
+def test_the_use_of_codebooks_is_counted_over_test_recordings(tmp_path, toy):
+    entry = next(e for e in toy.entries if e.split == "test")
+    other = next(e for e in toy.entries if e.split == "train")
+    here = np.array([[0, 1], [0, 1], [3, 2], [-1, -1]])  # one animal is gone in the last frame
+    rows = []
+    for seed, codes in enumerate((here, np.array([[1, 1], [0, 1], [3, 2], [2, 2]]))):
+        folder = tmp_path / str(seed)
+        spaces = {"zq": np.zeros((4, 1), np.float32)}
+        found = [Embedding(replace(e, frames=4, individuals=("a",)), spaces, codes[:, None]) for e in (entry, other)]
+        assert len(list(embedding.write(found, folder / "embeddings", every=0))) == 2
+        rows.append({"folder": str(folder), "seed": seed, "method.groups": 2, "method.variables": 4})
+    svg, png, raw = figures.codebook_usage(pd.DataFrame(rows), tmp_path / "usage")
+    assert "used exactly once" in svg.read_text() and png.exists()
+    table = pd.read_csv(raw)
+    assert list(table["windows"]) == [3, 4] and list(table["codewords"]) == [2, 4]
+    assert list(table["once"]) == [0.5, 1.0] and list(table["share_seen"]) == [2 / 3, 1.0]
+    assert table["perplexity"][1] == pytest.approx((4 + 2) / 2) and list(table["skewness"]) == [0.0, 0.0]
+    plain = tmp_path / "plain"
+    for _ in embedding.write([replace(found[0], codes=None)], plain / "embeddings", every=0):
+        pass
+    with pytest.raises(FigureError, match="none of 1 runs stored codewords"):
+        figures.codebook_usage(pd.DataFrame([{**rows[0], "folder": str(plain)}]), tmp_path / "usage")

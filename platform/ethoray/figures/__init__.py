@@ -10,10 +10,11 @@ from ethoray.figures.scores import label_budget, pareto, score_against, score_by
 from ethoray.figures.spaces import Colouring, plane, scatter, strips
 from ethoray.figures.style import OKABE_ITO, FigureError
 from ethoray.figures.training import explained, importances, learning_curves, parallel
+from ethoray.figures.usage import codebook_usage
 from ethoray.reconstruction import draw as reconstruction
 
 __all__ = [
-    "OKABE_ITO", "Colouring", "FigureError", "bouts", "codebook", "confusions", "ethogram", "explained", "forecast",
-    "importances", "label_budget", "learning_curves", "parallel", "pareto", "plane", "poses", "rank_frequency",
-    "reconstruction", "scatter", "score_against", "score_by", "strips",
+    "OKABE_ITO", "Colouring", "FigureError", "bouts", "codebook", "codebook_usage", "confusions", "ethogram",
+    "explained", "forecast", "importances", "label_budget", "learning_curves", "parallel", "pareto", "plane", "poses",
+    "rank_frequency", "reconstruction", "scatter", "score_against", "score_by", "strips",
 ]  # fmt: skip
