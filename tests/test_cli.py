@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -257,3 +258,14 @@ def test_precision_and_compiling_reach_the_experiment(shelf, untracked, tmp_path
     assert status("train", "toy", *PCA, "--precision", "bfloat16", "--compiled") == 0
     assert [(e.budget.precision, e.budget.compile) for e in asked] == [("float32", False), ("bfloat16", True)]
     assert [e.budget.steps for e in asked] == [4, 4]
+
+
+def test_recordings_without_labels_are_learned_from_and_said_to_have_no_scores(untracked, tmp_path, capsys):
+    made = [replace(recording, labels={}) for recording in testing.toy_recordings(seconds=8.0, fps=10.0)]
+    card = replace(testing.toy_card(10.0), name="plain", tasks=())
+    store.prepare(card, made, tmp_path / "store" / "plain", clip_seconds=8.0)
+    assert status("train", "plain", *PCA, "--seeds", "0", "1") == 0
+    told = capsys.readouterr().out
+    assert told.count("nothing to score: the data has no labels") == 2 and "compare:" in told
+    assert status("report", "plain", "--out", str(tmp_path / "pages")) == 0
+    assert "no run has a score" in (tmp_path / "pages" / "plain" / "leaderboard.md").read_text().lower()

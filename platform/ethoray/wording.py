@@ -198,6 +198,8 @@ def scores(folder: Path) -> Iterable[str]:
 def summary(folders: Sequence[Path], card: Card) -> Iterable[str]:
     """Mean scores of runs that differ in their seed, with intervals over seeds and recordings."""
     table = leaderboard.collect(folders, card)
+    if table.empty:
+        return
     metrics = dict(zip(table["score"], table["metric"], strict=True))
     yield f"{len(folders)} seeds together, on {card.name}"
     for row in leaderboard.leaderboard(table).rows:
@@ -205,7 +207,10 @@ def summary(folders: Sequence[Path], card: Card) -> Iterable[str]:
 
 
 def _lines(rows: Mapping[str, tuple[float, ...]], metrics: Mapping[str, str], over: str) -> Iterable[str]:
-    width = max((len(name) for name in rows), default=0)
+    if not rows:
+        yield "  nothing to score: the data has no labels, or not on both sides of the split"
+        return
+    width = max(len(name) for name in rows)
     yield f"  {'task/space':<{width}}  score  [95 % interval {over}]"
     for name, (value, low, high) in rows.items():
         yield f"  {name:<{width}}  {value:.3f}  [{low:.3f}, {high:.3f}]  {metrics.get(name, '')}"

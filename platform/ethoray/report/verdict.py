@@ -32,7 +32,7 @@ def verdict(board: Leaderboard) -> str:
     recordings could not be paired, the sentence says that nothing was tested.
     """
     if not board.rows:
-        return "No run is finished: there is nothing to judge."
+        return "No run has a score: none is finished, or the data has no labels."
     first, scores = board.rows[0], shared_scores(board)
     mine = name(first, board.settings)
     if len(board.rows) == 1:
