@@ -63,7 +63,7 @@ def test_without_a_test_nothing_is_called_significant():
     one, two = row("bams", {"a/all": 0.9}, 1.0, ties=["a/all"]), row("pca", {"a/all": 0.2}, 2.0)
     assert "no difference was tested" in verdict(board(one, two))
     assert verdict(board(one)) == "Only bams was run: its 1 score stand alone."
-    assert "nothing to judge" in verdict(Leaderboard((), (), ()))
+    assert "No run has a score" in verdict(Leaderboard((), (), ()))
 
 
 def test_doubts_are_gathered():
