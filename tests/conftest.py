@@ -4,6 +4,8 @@ import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  beside a busy test, polite workers would wait for ever
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: two threads each would fight for two cores
 
 import pytest
 
