@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ethoray import record, stream, testing
+from ethoray import figures, record, stream, testing
 from ethoray.batch import Windows, picture_batch
 from ethoray.experiment import Experiment, build, restore, run
 from ethoray.learning import Budget
@@ -145,6 +145,25 @@ def test_spaces_are_tokens_of_whole_images():
     torch.testing.assert_close(spaces["cls"], tokens[:, :, :1])
     torch.testing.assert_close(spaces["mean"][:, :, 0], tokens[:, :, 1:].mean(2))
     torch.testing.assert_close(spaces["patches"].view(2, 3, 16, 24), tokens[:, :, 1:])
+
+
+@pytest.mark.parametrize("norm_pixels", [False, True])
+def test_what_is_rebuilt_is_the_hidden_patches_and_nothing_else(norm_pixels, tmp_path):
+    batch = toy_batch(SPEC, 3)
+    encoder = built(replace(SMALL, norm_pixels=norm_pixels)).eval()
+    images, seen, made = encoder.rebuild(batch, seed=1)
+    assert images.dtype == torch.uint8 and images.shape == (3, 32, 32, 3)
+    assert torch.equal(images[..., :1], batch.images.flatten(0, 1))
+    parts = [patchify(x, SMALL.patch) for x in (images, seen, made)]
+    hidden = (parts[0] != parts[1]).any(2)
+    assert (hidden.sum(1) <= 12).all() and hidden.float().mean() > 0.6  # of 16; grey on grey may not show
+    assert torch.equal(parts[2][~hidden], parts[0][~hidden])
+    assert not torch.equal(images, made)
+    assert all(torch.equal(a, b) for a, b in zip((images, seen, made), encoder.rebuild(batch, seed=1), strict=True))
+    files = figures.rebuilt(images.numpy(), seen.numpy(), made.numpy(), tmp_path / "rebuilt")
+    assert [file.suffix for file in files] == [".svg", ".png"] and all(file.exists() for file in files)
+    with pytest.raises(SchemaError, match="contrast alone"):
+        built(replace(SMALL, reconstruction=0.0)).rebuild(batch)
 
 
 def test_images_may_be_brought_to_another_size():

@@ -144,3 +144,18 @@ def poses(
                 if not upright:
                     ax.invert_yaxis()
         return save(figure, path)
+
+
+def rebuilt(images: np.ndarray, seen: np.ndarray, made: np.ndarray, path: str | Path) -> list[Path]:
+    """Images, what a masked autoencoder was shown of them, and what it made of that, a column an image; SVG and PNG.
+
+    All are uint8 (image, height, width, 3).
+    """
+    with style():
+        figure, axes = sheet(1.3 * len(images), 4.1, rows=3, columns=len(images))
+        for row, (title, pictures) in zip(axes, (("image", images), ("shown", seen), ("rebuilt", made)), strict=True):
+            for ax, picture in zip(row, pictures, strict=True):
+                ax.imshow(picture, interpolation="nearest")
+                bare(ax)
+            row[0].set_ylabel(title, fontsize=9)
+        return save(figure, path)

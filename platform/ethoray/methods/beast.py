@@ -29,7 +29,7 @@ from ethoray.nn.contrastive import nt_xent
 from ethoray.nn.onecycle import Cycle, CycleLearner
 from ethoray.nn.parallel import rand_rows
 from ethoray.nn.resnet import ResNetAutoencoder
-from ethoray.nn.vit import Decoder, Projector, Shape, ViT, hide, in_parts, patchify
+from ethoray.nn.vit import Decoder, Projector, Shape, ViT, hide, in_parts, patchify, unpatchify
 from ethoray.nn.vit_weights import load_weights
 from ethoray.schema import SchemaError
 
@@ -201,6 +201,27 @@ class BEASTEncoder(CycleLearner):
         x = pictures.prepare(pictures.images(batch), self.shape.pixels)
         z: Tensor = self.vit(patchify(x, self.method.patch))
         return precise(z).unflatten(0, batch.mask.shape[:2])
+
+    @torch.no_grad()
+    def rebuild(self, batch: Batch, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, the same with hidden patches grey, and with these rebuilt: uint8 (image, height, width, 3) each.
+
+        ``seed`` draws what is hidden. Raises SchemaError for an encoder that learned by contrast alone.
+        """
+        if self.decoder is None:
+            raise SchemaError("this encoder learned by contrast alone and rebuilds nothing")
+        x = pictures.prepare(pictures.images(batch), self.shape.pixels)
+        patches = patchify(x, self.method.patch)
+        noise = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(seed)).to(x.device)
+        hiding = hide(noise, self.method.mask)
+        made = precise(self.decoder(self.vit(patches, hiding.seen), hiding.restore))
+        if self.method.norm_pixels:
+            variance, mean = torch.var_mean(patches, 2, keepdim=True)
+            made = made * (variance + 1e-6).sqrt() + mean
+        hidden = torch.zeros_like(noise, dtype=torch.bool).scatter(1, hiding.hidden, True)[..., None]
+        shown = (patches, patches.masked_fill(hidden, 0), torch.where(hidden, made, patches))
+        first, second, third = (pictures.restore(unpatchify(p, self.shape.grid)) for p in shown)
+        return first, second, third
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """The spaces of every image."""
