@@ -16,7 +16,7 @@ from ethoray.report.gallery import balanced
 from ethoray.report.shown import Shown
 from ethoray.schema import Task
 
-BUDGET = 2_000_000
+BUDGET = 600_000
 """Bytes of base64 that the movements of a page may take."""
 _POINTS, _EXAMPLES, _LABELS, _SIDE = 900, 5, 24, 1000
 
