@@ -47,6 +47,12 @@ def test_its_candidates_are_experiments_that_a_record_can_keep(script):
         assert pickle.loads(pickle.dumps(experiment)) == experiment
 
 
+def test_methods_of_images_ask_for_images_where_a_dataset_holds_keypoints_too(script):
+    for trial in grid(script.candidate, script.sweep.flags(seeds=(0,))):
+        experiment = script.candidate(optuna.trial.FixedTrial(trial.params), script.sweep.flags(seeds=(0,)))
+        assert (experiment.data.inputs == "images") == (experiment.method.needs == "images")
+
+
 def test_seeds_are_an_axis(script):
     one, three = (len(grid(script.candidate, script.sweep.flags(seeds=s))) for s in ((0,), (0, 1, 2)))
     assert three == 3 * one
