@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ class Experiment:
 
     Attributes
     ----------
-    data: the training windows; their dataset is also the one that is embedded and probed.
+    data: the training windows; their dataset is also the one that is embedded and probed. Inputs left at "auto" are
+        images for a method of images, also where a dataset holds keypoints too.
     method: hyper-parameters of one method.
     probes: how the frozen embeddings are judged.
     budget: how long to train.
@@ -40,6 +41,10 @@ class Experiment:
     probes: tuple[Probe, ...]
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method.needs == "images" and self.data.inputs == "auto":
+            object.__setattr__(self, "data", replace(self.data, inputs="images"))
 
 
 def run(experiment: Experiment, folder: str | Path, log: Log | None = None) -> Mapping[str, float]:

@@ -51,8 +51,6 @@ def train(
         compiled: let torch.compile make one program of the loss.
         storage: folder of the runs ($ETHORAY_RUNS or runs/).
     """
-    from dataclasses import replace
-
     from ethoray import record, store, wording
     from ethoray.batch import Windows
     from ethoray.experiment import Experiment
@@ -62,11 +60,9 @@ def train(
     place = runs(storage)
     cut = dict(seconds=seconds, batch_size=batch_size, pairs=pairs, window=window, anchors=anchors, count=count)
     mirror = Mirror(opened.card.name, place)
-    chosen, judged = wording.configure(method, preset, settings), wording.judged(probes)
     windows = Windows(opened.uri, split=split, **given(**cut))
-    if chosen.needs == "images":  # a dataset may hold both
-        windows = replace(windows, inputs="images")
     budget = wording.budget(**given(steps=steps, precision=precision, compile=compiled or None))
+    chosen, judged = wording.configure(method, preset, settings), wording.judged(probes)
     folders = []
     for seed in seeds:
         experiment = Experiment(windows, chosen, judged, budget, seed)

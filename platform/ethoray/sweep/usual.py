@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ethoray.batch import Windows
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
 
 def usual(method: Method, trial: optuna.Trial, flags: Flags, *, probes: tuple[Probe, ...] = (Linear(),)) -> Experiment:
     """This method on the windows and for the steps of the flags, judged linearly; the seed is the trial's."""
-    data = Windows(flags.dataset, seconds=flags.seconds, batch_size=flags.batch_size)
     return Experiment(
-        data=replace(data, inputs="images") if method.needs == "images" else data,  # a dataset may hold both
+        data=Windows(flags.dataset, seconds=flags.seconds, batch_size=flags.batch_size),
         method=method,
         probes=probes,
         budget=Budget(steps=flags.steps),
