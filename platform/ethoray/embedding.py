@@ -109,11 +109,25 @@ def _joined(encoder: Encoder, entry: Entry, parts: list[dict[str, np.ndarray]]) 
     spaces = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for name, values in spaces.items():
         _check_finite(entry, name, values)
-    if len(spaces) > 1:
-        if ALL in spaces:
-            raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
-        spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
-    return spaces
+    return with_all(encoder, spaces)
+
+
+def with_all(encoder: Encoder, spaces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Spaces (row, feature), and where there are several "all" of them side by side too.
+
+    Raises EmbeddingError where the encoder calls a space of its own so.
+    """
+    if len(spaces) < 2:
+        return spaces
+    if ALL in spaces:
+        raise EmbeddingError(f"{type(encoder).__name__}: the space name {ALL!r} is taken; rename it")
+    return {**spaces, ALL: np.concatenate(list(spaces.values()), axis=1)}
+
+
+def listed(values: np.ndarray) -> pa.ListArray:
+    """A column that holds a list a row, from (row, feature)."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values).ravel())
 
 
 def _pictured(encoder: Encoder, dataset: Dataset, entry: Entry) -> Embedding:
@@ -241,9 +255,7 @@ def _rows(embedding: Embedding, every: float) -> pa.Table:
     lists = {name: values.astype(np.float32, copy=False) for name, values in spaces.items()}
     if embedding.codes is not None:
         lists[CODES] = embedding.codes.reshape(entry.frames, -1).astype(np.int32, copy=False)
-    for values in lists.values():
-        offsets = np.arange(len(frames) + 1, dtype=np.int32) * values.shape[1]
-        arrays.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values[chosen]).ravel()))
+    arrays += [listed(values[chosen]) for values in lists.values()]
     return pa.table(arrays, names=[*_FIXED, *lists])
 
 

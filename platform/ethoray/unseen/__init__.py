@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ethoray.batch import Spec, collate
-from ethoray.embedding import ALL, CODES, PART_BYTES, EmbeddingError, pool
+from ethoray.embedding import CODES, PART_BYTES, EmbeddingError, listed, pool, with_all
 from ethoray.learning import Encoder
 from ethoray.unseen.sources import Source, of_dataset, of_files, recall
 
@@ -129,8 +129,7 @@ def _embedded(
         if broken.any():
             frame = piece.first + int(broken.argmax()) // (here if individuals else 1)
             raise EmbeddingError(f"recording {source.name!r}: space {name!r} is not finite, first in frame {frame}")
-    if len(spaces) > 1:
-        spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
+    spaces = with_all(encoder, spaces)
     words = encoder.codewords(found)
     if words is None:
         return spaces, None
@@ -161,8 +160,7 @@ def _table(
     if clash:
         raise EmbeddingError(f"recording {source.name!r}: a space may not be called {sorted(clash)[0]!r}")
     for name, array in (*spaces.items(), *([] if codes is None else [(CODES, codes)])):
-        offsets = np.arange(len(array) + 1, dtype=np.int32) * array.shape[1]
-        columns[name] = pa.ListArray.from_arrays(offsets, np.ascontiguousarray(array).ravel())
+        columns[name] = listed(array)
     return pa.table(columns)
 
 

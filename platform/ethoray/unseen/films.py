@@ -12,9 +12,10 @@ import torch
 
 from ethoray import video
 from ethoray.batch import picture_batch
-from ethoray.embedding import ALL, PICTURES, EmbeddingError
+from ethoray.embedding import PICTURES, EmbeddingError, listed, with_all
 from ethoray.learning import Encoder
 from ethoray.readers import ReadError
+from ethoray.unseen.sources import check_names
 
 
 def rows(
@@ -54,8 +55,6 @@ def _table(encoder: Encoder, path: Path, held: Sequence[video.Frame], fps: float
         if not np.isfinite(values).all():
             broken = held[int((~np.isfinite(values).all(1)).argmax())].index
             raise EmbeddingError(f"{path}: space {name!r} is not finite, first in frame {broken}")
-    if len(spaces) > 1:
-        spaces[ALL] = np.concatenate(list(spaces.values()), axis=1)
     times = [frame.time if isfinite(frame.time) else frame.index / fps for frame in held]
     columns = {
         "recording": pa.array([path.stem] * len(held), pa.string()),
@@ -63,10 +62,7 @@ def _table(encoder: Encoder, path: Path, held: Sequence[video.Frame], fps: float
         "frame": pa.array([frame.index for frame in held], pa.int64()),
         "time": pa.array(times, pa.float64(), from_pandas=True),
     }
-    for name, values in spaces.items():
-        offsets = np.arange(len(held) + 1, dtype=np.int32) * values.shape[1]
-        columns[name] = pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values).ravel())
-    return pa.table(columns)
+    return pa.table({**columns, **{name: listed(values) for name, values in with_all(encoder, spaces).items()}})
 
 
 def check(paths: Sequence[Path]) -> None:
@@ -74,7 +70,4 @@ def check(paths: Sequence[Path]) -> None:
     for path in paths:
         if video.container(path) is None:
             raise ReadError(f"{path}: no video that is known here; the encoder learned from images")
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ReadError(f"two of the files are both recording {twice[0]!r}; rename one, or embed them apart")
+    check_names([path.stem for path in paths])

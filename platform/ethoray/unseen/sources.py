@@ -94,9 +94,7 @@ def of_files(
     """
     files = [Path(path) for path in paths]
     called = list(names) or [stem(path) for path in files]
-    twice = sorted({name for name in called if called.count(name) > 1})
-    if twice:
-        raise ReadError(f"two of the files are both recording {twice[0]!r}; rename one, or embed them apart")
+    check_names(called)
     matched = match([Path(label) for label in labels], files)
     found = {path: readers.labels(label, path) for path, label in matched.items()}
     behaviours = tuple(dict.fromkeys(b for each in found.values() for b in each.behaviours))
@@ -104,6 +102,13 @@ def of_files(
         _file(path, name, spec, tuple(steps), fps, resample, found.get(path), behaviours)
         for path, name in zip(files, called, strict=True)
     ]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ReadError unless every recording has a name of its own."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ReadError(f"two of the files are both recording {twice[0]!r}; rename one, or embed them apart")
 
 
 def _file(
