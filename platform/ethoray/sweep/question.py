@@ -15,7 +15,7 @@ from ethoray import record
 from ethoray.experiment import Experiment
 from ethoray.store import Dataset
 from ethoray.sweep.flags import Flags
-from ethoray.sweep.trial import SweepError, Work, measure, spent
+from ethoray.sweep.trial import SweepError, Work, value_and_cost
 
 Candidate = Callable[[optuna.Trial, Flags], Experiment]
 Values = tuple[float, ...]
@@ -60,8 +60,7 @@ class Question:
             scores = record.finished(self.folder(key))
             if scores is None:
                 return None
-            value, cost = measure(scores, self.metric), self.flags.cost
-            return (value, spent(self.folder(key), cost)) if cost else (value,)
+            return value_and_cost(self.folder(key), scores, self.metric, self.flags.cost)
         except (SweepError, ValueError):
             return None
 

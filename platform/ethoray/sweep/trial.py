@@ -144,12 +144,8 @@ def outcome(work: Work) -> dict[str, Any]:
         told = folder / "failure.json"
         return _failed(str(json.loads(told.read_text())["error"])) if told.exists() else {}
     try:
-        answer: dict[str, Any] = {
-            "value": measure(scores, work.metric),
-            "step": work.experiment.budget.steps,
-            "loss": 0.0,
-        }
-        return {**answer, "cost": spent(folder, work.cost)} if work.cost else answer
+        answer = dict(zip(("value", "cost"), value_and_cost(folder, scores, work.metric, work.cost), strict=False))
+        return {**answer, "step": work.experiment.budget.steps, "loss": 0.0}
     except SweepError as error:
         record.fail(folder, error)
         return _failed(f"SweepError: {error}")
@@ -180,6 +176,12 @@ def _forget() -> None:
         Path(f"/proc/{os.getpid()}/clear_refs").write_text("5")
     except OSError:
         return  # not Linux: peak memory is then that of the worker
+
+
+def value_and_cost(folder: Path, scores: Mapping[str, float], metric: str, cost: str) -> tuple[float, ...]:
+    """The metric of a finished run, and its cost where that counts too; SweepError when one is no finite number."""
+    value = measure(scores, metric)
+    return (value, spent(folder, cost)) if cost else (value,)
 
 
 def spent(folder: Path, cost: str) -> float:
