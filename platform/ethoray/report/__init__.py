@@ -30,7 +30,7 @@ FIGURES = "figures"
 
 def page(
     folder: Path, title: str, question: str, scores: pd.DataFrame, card: Card, command: Sequence[str],
-    pictures: Sequence[Path] = (), *, look: bool = True,
+    pictures: Sequence[Path] = (), *, look: bool = True, board: Leaderboard | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write leaderboard.md, .csv and .html, scores.csv and figures/ under ``folder``; returns the files.
 
@@ -42,10 +42,11 @@ def page(
     command: makes the page again.
     pictures: already drawn, in the same folder; they come first.
     look: whether to look into runs and dataset for figures and moments; False takes what the scores tell alone.
+    board: the leaderboard of the scores, from whoever has it already.
 
     What is not there any more (a dataset, embeddings, a checkpoint) is left out, and the page says so.
     """
-    board = leaderboard(scores)
+    board = leaderboard(scores) if board is None else board
     commits = sorted({str(c)[:10] for c in scores.get("commit", []) if c})
     lines = [
         f"# {title}\n",

@@ -151,8 +151,9 @@ def _again(memo: Memo, beside: Path, storage: Path, out: Path) -> Made:
     pictures = [out / picture for picture in memo.pictures if (beside / picture).exists()]
     for picture in pictures:
         shutil.copyfile(beside / picture.name, picture)
-    files = page(out, f"{memo.title}: {memo.dataset}", memo.question, scores, card, memo.command, pictures)
-    return Made(memo, leaderboard(scores), card, (*files, *pictures))
+    title, board = f"{memo.title}: {memo.dataset}", leaderboard(scores)
+    files = page(out, title, memo.question, scores, card, memo.command, pictures, board=board)
+    return Made(memo, board, card, (*files, *pictures))
 
 
 def overview(out: Path, title: str, pages: Sequence[Made]) -> list[Path]:

@@ -27,6 +27,7 @@ from ethoray.sweep.proposals import Proposals, settle
 from ethoray.sweep.question import Question, Values, grid
 from ethoray.sweep.trial import SweepError, resolve, train
 from ethoray.sweep.voice import Voice
+from ethoray.tables import Leaderboard
 from ethoray.tracking import Mirror
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Session:
         current = mirror.follow([*folders, *map(self.question.folder, failed)], insist=True)
         files: list[Path] = []
         if table.rows:
-            files = self._page(scores, [folder.name for folder in folders])
+            files = self._page(scores, table, [folder.name for folder in folders])
             best = self.question.folder(samplers.best({k: v for k, v in ledger.items() if v}, self.direction))
             rows = {name(row, table.settings): [Path(f).name for f in row["folders"]] for row in table.rows}
             frame, said = table.frame(), verdict(table)
@@ -181,7 +182,7 @@ class Session:
         console.say(f"MLflow: {mirror.uri}" + ("" if current else " is behind; the same command brings it up to date"))
         return scores
 
-    def _page(self, scores: pd.DataFrame, runs: list[str]) -> list[Path]:
+    def _page(self, scores: pd.DataFrame, board: Leaderboard, runs: list[str]) -> list[Path]:
         """The page in <sweep>/<dataset>/, with the memo from which it can be made again."""
         where = self.dataset.uri.rstrip("/").rpartition("/")[2]
         folder = self.folder / where
@@ -191,7 +192,7 @@ class Session:
         memo = Memo(self.title, self.text, where, tuple(runs), tuple(command), tuple(p.name for p in drawn))
         memo.write(folder)
         title, look = f"{self.title}: {where}", not self.flags.smoke
-        page = report.page(folder, title, self.text, scores, self.dataset.card, command, drawn, look=look)
+        page = report.page(folder, title, self.text, scores, self.dataset.card, command, drawn, look=look, board=board)
         return [*page, *drawn]
 
     def _say_best(self, values: dict[str, Values]) -> None:
