@@ -7,9 +7,13 @@ network with the reach of the long one; and no distance regression, of its Table
     ray job submit -- python sweeps/bams_ablation.py
 """
 
+from pathlib import Path
+
 import optuna
+import pandas as pd
 
 from ethoray.experiment import Experiment
+from ethoray.figures import score_by
 from ethoray.methods.bams import BAMS
 from ethoray.sweep import Flags, Sweep, usual
 
@@ -28,7 +32,12 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     return usual(BAMS(**{**BAMS.presets["small"], **part}), trial, flags)
 
 
-sweep = Sweep("bams_ablation", candidate, metric="strain/*")
+def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
+    """Mean scores without each part."""
+    return score_by(scores, "called", folder / "parts")
+
+
+sweep = Sweep("bams_ablation", candidate, metric="strain/*", picture=picture)
 
 if __name__ == "__main__":
     sweep.main()

@@ -9,10 +9,13 @@ hundred distinct frames of each film and those around them, or among as many dra
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
+import pandas as pd
 
 from ethoray.experiment import Experiment
+from ethoray.figures import score_by
 from ethoray.methods.beast import BEAST
 from ethoray.sweep import Flags, Sweep, usual
 
@@ -33,7 +36,20 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     return replace(experiment, data=replace(experiment.data, **pairs))
 
 
-sweep = Sweep("beast_window", candidate, metric="*/cls", dataset="simulated_video_frames", steps=300, batch_size=32)
+def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
+    """Mean scores of each choice."""
+    return score_by(scores, "called", folder / "pairs")
+
+
+sweep = Sweep(
+    "beast_window",
+    candidate,
+    metric="*/cls",
+    picture=picture,
+    dataset="simulated_video_frames",
+    steps=300,
+    batch_size=32,
+)
 
 if __name__ == "__main__":
     sweep.main()

@@ -61,6 +61,17 @@ def test_seeds_share_a_row_and_settings_do_not(tmp_path):
     assert all(row["notes"] == "" for row in table.rows)
 
 
+def test_rows_are_named_by_their_settings_unless_a_sweep_called_them_something(tmp_path):
+    folders = [run_folder(tmp_path, f"k{k}", 0, {"strain/long": 0.1 * k}, kernel=k) for k in (3, 5)]
+    table = leaderboard(collect(folders))
+    assert [table.name(row) for row in table.rows] == ["bams (kernel 5)", "bams (kernel 3)"]
+    assert " & bams (kernel 5) & bams (kernel 3)" in table.latex()
+    table = leaderboard(collect(folders, called={"k3": "narrow", "k5": "wide"}))
+    assert [table.name(row) for row in table.rows] == ["bams (wide)", "bams (narrow)"]
+    text = table.markdown()
+    assert text.index("bams (wide)") < text.index("bams (narrow)") and "kernel" in text
+
+
 def test_methods_with_other_settings_and_spaces_meet(tmp_path):
     bams = [run_folder(tmp_path, f"b{s}", s, {"strain/long": 0.7, "strain/all": 0.8}) for s in range(3)]
     pca = [run_folder(tmp_path, f"p{s}", s, {"strain/pca": 0.6}) for s in range(3)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from ethoray.comparison import Difference
 from ethoray.leaderboard import collect
 from ethoray.report import check, page, stamp
 from ethoray.report.again import Made, Memo, PageError, overview, rewrite, summary
+from ethoray.report.html import paragraphs
 from ethoray.report.verdict import doubts, verdict
 from ethoray.schema import Card, Skeleton, Task
 from ethoray.tables import Cell, Leaderboard
@@ -203,7 +205,7 @@ def storage(tmp_path):
         for seed in range(3):
             for method, value in (("bams", 0.8), ("pca", 0.3)):
                 run(place, f"{name}{method}{seed}", method, seed, value + 0.01 * seed, dataset)
-        runs = tuple(f"{name}{method}{seed}" for method in ("bams", "pca") for seed in range(3))
+        runs = {f"{name}{method}{seed}": "" for method in ("bams", "pca") for seed in range(3)}
         memo = Memo(
             "all_methods", "Which?\n\nAnd why?", name, runs, ("python", "sweep.py", "--dataset", name), ("a.svg",)
         )
@@ -253,9 +255,25 @@ def test_what_cannot_be_made_again_is_said(storage, tmp_path):
         path.unlink()
     with pytest.raises(PageError, match="none of its 6 runs is finished"):
         list(rewrite(storage, tmp_path))
-    (storage / "all_methods" / "one" / "page.json").write_text("[]")
-    with pytest.raises(PageError, match="not the memo of a page"):
-        list(rewrite(storage, tmp_path))
+    for nonsense in ("[]", "{}", '{"runs": ["one"]}'):
+        (storage / "all_methods" / "one" / "page.json").write_text(nonsense)
+        with pytest.raises(PageError, match="not the memo of a page"):
+            list(rewrite(storage, tmp_path))
+
+
+def test_rows_are_called_what_their_sweep_drew(storage, tmp_path):
+    path = storage / "all_methods" / "one" / "page.json"
+    memo = Memo.read(path)
+    replace(memo, runs={key: "no bootstrap" if "bams" in key else "" for key in memo.runs}).write(path.parent)
+    list(rewrite(storage, tmp_path))
+    text = (tmp_path / "all_methods.md").read_text()
+    assert "| bams (no bootstrap) | 1 of 1" in text
+    assert "bams (no bootstrap)" in (tmp_path / "all_methods" / "one" / "leaderboard.html").read_text()
+
+
+def test_a_question_keeps_its_commands_on_lines_of_their_own():
+    told = paragraphs("Which <one>?\n\n    python a.py\n    python b.py\n\nOr none.\n")
+    assert told == ["<p>Which &lt;one&gt;?</p>", "<pre>python a.py\npython b.py</pre>", "<p>Or none.</p>"]
 
 
 def test_the_summary_counts_best_and_ties():
@@ -268,6 +286,6 @@ def test_the_summary_counts_best_and_ties():
 def test_names_are_escaped_in_an_overview(tmp_path):
     evil = "<script>alert(1)</script>"
     one, two = row(evil, {"a/all": 0.9}, 1.0, ties=["a/all"]), row("pca", {"a/all": 0.2}, 2.0)
-    made = Made(Memo("t", evil, "mice", (), (evil,)), board(one, two), toy_card(), ())
+    made = Made(Memo("t", evil, "mice", {}, (evil,)), board(one, two), toy_card(), ())
     files = {p.suffix: p for p in overview(tmp_path, "t", [made])}
     assert "<script" not in files[".html"].read_text() and "&lt;script&gt;" in files[".html"].read_text()

@@ -26,18 +26,22 @@ _PARTS = ("method", "data", "budget")
 _ASIDE = ("data.dataset", "data.stream", "budget.log_every", "budget.save_every", "budget.device", "budget.compile")
 
 
-def collect(folders: Iterable[str | Path], card: Card | None = None) -> pd.DataFrame:
+def collect(
+    folders: Iterable[str | Path], card: Card | None = None, called: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Every score of every finished run folder, one row each; unfinished folders are left out.
 
-    Columns: key, seed, method, settings (dotted: "method.kernel"), score ("task/space"), task, space, metric,
+    ``called`` are words for runs by their key, such as what a sweep drew for them: rows of a leaderboard are named so.
+
+    Columns: key, seed, method, called, settings (dotted: "method.kernel"), score ("task/space"), task, space, metric,
     level ("frame" or "recording" when the card is given), value, low, high, train_seconds, cost, monitors, commit,
     dirty, folder.
     """
-    rows = [row for folder in folders for row in _rows(Path(folder), card)]
+    rows = [row for folder in folders for row in _rows(Path(folder), card, called or {})]
     return pd.DataFrame(rows)
 
 
-def _rows(folder: Path, card: Card | None) -> Iterable[dict[str, Any]]:
+def _rows(folder: Path, card: Card | None, called: Mapping[str, str]) -> Iterable[dict[str, Any]]:
     if not (folder / "scores.json").exists():
         return
     document, scores = _json(folder / "experiment.json"), _json(folder / "scores.json")
@@ -47,6 +51,7 @@ def _rows(folder: Path, card: Card | None) -> Iterable[dict[str, Any]]:
         "key": folder.name,
         "seed": document["seed"],
         "method": document["method"]["name"],
+        "called": called.get(folder.name, ""),
         "folder": str(folder),
         "train_seconds": scores.get("cost", {}).get("train_seconds"),
         "cost": {name: v for name, v in scores.get("cost", {}).items() if name in COSTS},
@@ -161,6 +166,7 @@ def _row(group: pd.DataFrame, settings: list[str], names: tuple[str, ...]) -> di
         doubts.append("no commit")
     return {
         "method": str(first["method"]),
+        "called": str(first.get("called", "")),
         "settings": {name: first[name] for name in settings},
         "seeds": seeds,
         "cells": cells,

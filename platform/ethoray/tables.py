@@ -57,14 +57,24 @@ class Leaderboard:
     ----------
     settings: names of the settings that differ between rows.
     scores: names of the score columns, "task/space".
-    rows: method, settings, rank, notes, a ``Cell`` a score, the mean of each monitor ("short/rank") and of each
-        cost, against: how far a row is behind the best of a score (a ``Difference`` and p after Holm), ties: the
-        scores in which it is best or not worse, and pareto: nobody is cheaper to train and better placed.
+    rows: method, called (what its sweep drew, in words, or nothing), settings, rank, notes, a ``Cell`` a score, the
+        mean of each monitor ("short/rank") and of each cost, against: how far a row is behind the best of a score (a
+        ``Difference`` and p after Holm), ties: the scores in which it is best or not worse, and pareto: nobody is
+        cheaper to train and better placed.
     """
 
     settings: tuple[str, ...]
     scores: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
+
+    def name(self, row: Mapping[str, Any]) -> str:
+        """A row's method with what tells it from others: how its sweep calls it, or the settings that differ."""
+        told = row.get("called") or ", ".join(
+            f"{key.rpartition('.')[2]} {_listed(value)}"
+            for key in self.settings
+            if (value := row["settings"].get(key)) is not None and value == value
+        )
+        return f"{row['method']} ({told})" if told else str(row["method"])
 
     def frame(self) -> pd.DataFrame:
         """Numbers to compute with: the value, low and high of every score in columns of their own."""
@@ -76,7 +86,7 @@ class Leaderboard:
 
     def markdown(self) -> str:
         """A table to read: a column a candidate, best first, and a line a score, whose best value is bold."""
-        lines = [["", *(row["method"] for row in self.rows)]]
+        lines = [["", *(self.name(row) if row.get("called") else row["method"] for row in self.rows)]]
         lines.append(["---"] * len(lines[0]))
         for name in self.settings:
             lines.append([name.rpartition(".")[2], *(_listed(row["settings"].get(name, "")) for row in self.rows)])
@@ -100,7 +110,7 @@ class Leaderboard:
 
     def latex(self) -> str:
         """The table of ``markdown`` without its notes, for a paper: booktabs, best and ties in bold."""
-        lines = [[_tex(row["method"]) for row in self.rows]]
+        lines = [[_tex(self.name(row)) for row in self.rows]]
         body = []
         for name in sorted(self.scores, key=lambda score: score.rpartition("/")[2]):
             cells = [_shown(row, name) for row in self.rows]

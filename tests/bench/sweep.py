@@ -8,9 +8,7 @@ trials, and the difference is what a trial costs, without what a command costs o
 """
 
 import argparse
-import ctypes
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +28,7 @@ from ethoray.sweep.question import grid
 from ethoray.tracking import Mirror
 
 WAYS = ("bare", "reused", "cohort", "separate")
+MARK = "ETHORAY_BENCH"
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
@@ -76,7 +75,8 @@ def cohort(asked: Flags) -> None:
 def separate(asked: Flags) -> None:
     """A process for every trial."""
     for number in range(asked.trials or 0):
-        work(["one", asked.storage, str(asked.trials), str(asked.steps), str(number)])
+        if work(["one", asked.storage, str(asked.trials), str(asked.steps), str(number)]).wait():
+            raise SystemExit(f"trial {number} failed")
 
 
 def one(asked: Flags, number: int) -> None:
@@ -89,22 +89,33 @@ def one(asked: Flags, number: int) -> None:
     Mirror("alpha", asked.storage, parent="alpha").follow([folder])
 
 
-def work(words: list[str]) -> None:
-    """Run this file with these words and wait for it and for all that it leaves behind."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ETHORAY_MODELS": "none", "PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, __file__, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+def work(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    """Run this file with these words."""
+    fixed = {"OMP_NUM_THREADS": "1", "ETHORAY_MODELS": "none", "PYTHONWARNINGS": "ignore", "RAY_worker_niceness": "0"}
+    return subprocess.Popen(
+        [sys.executable, __file__, *words], env={**os.environ, **fixed, **environment}, stdout=subprocess.DEVNULL
+    )
 
 
 def cpu(way: str, place: Path, trials: int, steps: int) -> tuple[float, float]:
-    """CPU-seconds and seconds of one way, all processes it started counted when they have ended."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    work([way, str(place), str(trials), str(steps)])
-    wall = time.perf_counter() - began
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+    """CPU-seconds and seconds of one way; of every process it starts, read until it ends.
+
+    Ray's processes are not waited for by whom they work for, so the system does not add them up by itself.
+    """
+    mark, seen, began = f"{MARK}={place}".encode(), dict[str, int](), time.perf_counter()
+    command = work([way, str(place), str(trials), str(steps)], **{MARK: str(place)})
+    while running := [process for process in os.listdir("/proc") if process.isdigit()]:
+        for process in running:
+            with suppress(OSError):
+                folder = Path("/proc") / process
+                if process in seen or mark in (folder / "environ").read_bytes().split(b"\0"):
+                    seen[process] = sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:13]))
+        if command.poll() is not None:
+            break
+        time.sleep(0.1)
+    if command.returncode:
+        raise SystemExit(f"{way} ended with status {command.returncode}")
+    return sum(seen.values()) / os.sysconf("SC_CLK_TCK"), time.perf_counter() - began
 
 
 def main() -> None:
@@ -112,7 +123,6 @@ def main() -> None:
     words.add_argument("--trials", type=int, default=24)
     words.add_argument("--steps", type=int, default=60)
     asked = words.parse_args()
-    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that Ray leaves behind are waited for here
     few = max(1, asked.trials // 3)
     with tempfile.TemporaryDirectory(prefix="bench") as place:
         testing.toy_dataset(Path(place) / "toy")

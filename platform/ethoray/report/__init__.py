@@ -18,7 +18,7 @@ from ethoray.dataset import Dataset
 from ethoray.files import StoreError
 from ethoray.leaderboard import leaderboard
 from ethoray.report import stamp
-from ethoray.report.verdict import doubts, name, verdict
+from ethoray.report.verdict import doubts, verdict
 from ethoray.schema import Card
 from ethoray.tables import Leaderboard
 
@@ -94,7 +94,7 @@ def _html(
         drawn += gallery.of_runs(board, dataset, shown, folder / FIGURES, notes)
         found = explorer(dataset, shown)
     runs = [
-        (name(row, board.settings), seed, Path(path).name)
+        (board.name(row), seed, Path(path).name)
         for row in board.rows
         for path, seed in zip(row["folders"], _seeds(scores, row["folders"]), strict=True)
     ]

@@ -21,8 +21,8 @@ import pandas as pd
 from ethoray import store
 from ethoray.leaderboard import collect, leaderboard
 from ethoray.report import page, stamp
-from ethoray.report.html import document
-from ethoray.report.verdict import name, shared_scores, verdict
+from ethoray.report.html import document, paragraphs
+from ethoray.report.verdict import shared_scores, verdict
 from ethoray.schema import Card
 from ethoray.tables import Leaderboard
 
@@ -42,7 +42,7 @@ class Memo:
     ----------
     title, question: its head.
     dataset: the name of the dataset.
-    runs: names of the run folders, which are siblings of the folder of the sweep.
+    runs: names of the run folders, which are siblings of the folder of the sweep, and what it drew for each, in words.
     command: makes the runs and the page.
     pictures: files beside the memo.
     """
@@ -50,7 +50,7 @@ class Memo:
     title: str
     question: str
     dataset: str
-    runs: tuple[str, ...]
+    runs: Mapping[str, str]
     command: tuple[str, ...]
     pictures: tuple[str, ...] = ()
 
@@ -66,8 +66,8 @@ class Memo:
             told: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(path.read_text()).items()
             }
-            return cls(**told)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return cls(**{**told, "runs": dict(told["runs"])})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PageError(f"{path}: not the memo of a page ({error}); run its sweep again") from None
 
 
@@ -146,7 +146,7 @@ def _again(memo: Memo, beside: Path, storage: Path, out: Path) -> Made:
         raise PageError(f"{beside / MEMO}: none of its {len(memo.runs)} runs is finished in {storage}")
     told = json.loads((folders[0] / "provenance.json").read_text())["dataset"]
     card = store.open(told["uri"]).card
-    scores = collect(folders, card)
+    scores = collect(folders, card, memo.runs)
     out.mkdir(parents=True, exist_ok=True)
     pictures = [out / picture for picture in memo.pictures if (beside / picture).exists()]
     for picture in pictures:
@@ -178,7 +178,7 @@ def overview(out: Path, title: str, pages: Sequence[Made]) -> list[Path]:
         "Made by:\n",
         *(f"    {command}" for command in dict.fromkeys(commands)),
     ]
-    body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(part)}</p>" for part in question.split("\n\n"))]
+    body = [f"<h1>{escape(title)}</h1>", *paragraphs(question)]
     for made, words, about in told:
         link = f"{title}/{made.memo.dataset}/leaderboard.html"
         body.append(f"<h2>{escape(made.memo.dataset)}</h2><p>{escape(about)}</p>")
@@ -207,7 +207,7 @@ def summary(boards: Mapping[str, Leaderboard]) -> pd.DataFrame:
         scores = shared_scores(board)
         for row in board.rows:
             good = sum(score in row["ties"] for score in scores)
-            rows.append((name(row, board.settings), dataset, good, len(scores), float(row["rank"])))
+            rows.append((board.name(row), dataset, good, len(scores), float(row["rank"])))
     return pd.DataFrame(rows, columns=["candidate", "dataset", "best", "scores", "place"])
 
 

@@ -19,7 +19,6 @@ from ethoray.figures.style import style
 from ethoray.forecast import Forecasts, histograms
 from ethoray.learning import Encoder
 from ethoray.report.shown import FORESEEN, Picture, Shown, brief
-from ethoray.report.verdict import name
 from ethoray.schema import Task
 from ethoray.tables import Leaderboard
 
@@ -119,7 +118,7 @@ def of_others(board: Leaderboard, dataset: Dataset, entry: Entry, folder: Path, 
     """The first row whose encoder forecasts, and the first that fills in keypoints."""
     told = filled = False
     for row in board.rows:
-        title = name(row, board.settings)
+        title = board.name(row)
         if not row["folders"] or (told and filled):
             continue
         try:

@@ -13,7 +13,7 @@ from ethoray.dataset import Dataset
 from ethoray.moments import Moments
 from ethoray.report import closeup
 from ethoray.report.shown import FORESEEN, Picture, Shown, brief
-from ethoray.report.verdict import name, shared_scores
+from ethoray.report.verdict import shared_scores
 from ethoray.schema import Task
 from ethoray.tables import Leaderboard
 
@@ -23,7 +23,7 @@ _FRAMES = 20_000  # of a recording that is embedded again for one picture
 
 def of_scores(board: Leaderboard, folder: Path) -> Iterator[Picture]:
     """Pictures that need no dataset: cost, learning curves, confusion."""
-    titles = [name(row, board.settings) for row in board.rows]
+    titles = [board.name(row) for row in board.rows]
     costs = [row["cost"].get("train_seconds", np.nan) + row["cost"].get("embed_seconds", 0) for row in board.rows]
     if len(board.rows) > 2 and np.isfinite(costs).any():
         files = figures.pareto(
@@ -142,7 +142,7 @@ def _codes(board: Leaderboard, dataset: Dataset, folder: Path, notes: list[str])
                 continue
             if codes is not None:
                 flat = codes.reshape(-1, codes.shape[-1])
-                words[name(row, board.settings)] = flat[(flat >= 0).all(1)]
+                words[board.name(row)] = flat[(flat >= 0).all(1)]
     words = {title: flat for title, flat in words.items() if len(flat)}
     if not words:
         return

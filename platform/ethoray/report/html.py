@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ import pandas as pd
 from ethoray.report.explorer import Explorer, Strip
 from ethoray.report.shown import Picture
 from ethoray.report.strips import pose
-from ethoray.report.verdict import doubts, name, shared_scores, verdict
+from ethoray.report.verdict import doubts, shared_scores, verdict
 from ethoray.schema import Card
 from ethoray.tables import COSTS, Leaderboard
 
@@ -68,7 +69,7 @@ def html(content: Content) -> str:
     """The page, without its stamp."""
     parts = [
         f"<h1>{escape(content.title)}</h1>",
-        *(f"<p>{escape(part)}</p>" for part in content.question.strip().split("\n\n") if part.strip()),
+        *paragraphs(content.question),
         f'<p class="verdict" id="verdict">{escape(verdict(content.board))}</p>',
         *(f'<p class="doubt">Read with care: {escape(doubt)}.</p>' for doubt in doubts(content.board)),
         "<h2>Leaderboard</h2>",
@@ -89,6 +90,14 @@ def html(content: Content) -> str:
         parts.append(_table(("row", "seed", "key"), [(row, str(seed), key) for row, seed, key in content.runs]))
     parts += ["<h2>Make it again</h2>", f"<pre>{escape(shlex.join(content.command))}</pre>"]
     return document(content.title, "\n".join(parts), content.explorer)
+
+
+def paragraphs(text: str) -> list[str]:
+    """Plain text as HTML: a paragraph where a line is empty; what is indented stays as it is, as in Markdown."""
+    parts = [part.strip("\n") for part in text.strip().split("\n\n") if part.strip()]
+    return [
+        f"<pre>{escape(dedent(part))}</pre>" if part.startswith("    ") else f"<p>{escape(part)}</p>" for part in parts
+    ]
 
 
 def document(title: str, body: str, explorer: Explorer | None = None) -> str:
@@ -129,7 +138,7 @@ def _board(board: Leaderboard) -> str:
             lines.append(_line(words, [_number(row["cost"].get(cost)) for row in board.rows]))
     shared = shared_scores(board)
     lines += [_line(s, [_cell(row, s, len(board.rows)) for row in board.rows]) for s in _sorted(shared)]
-    return _grid(["", *(name(row, board.settings) for row in board.rows)], lines) + _spaces(board, shared)
+    return _grid(["", *(board.name(row) for row in board.rows)], lines) + _spaces(board, shared)
 
 
 def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
@@ -150,7 +159,7 @@ def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
         _line(task, [_cell(row, f"{task}/{space}", many.get(f"{task}/{space}", 0)) for row, space in columns])
         for task in tasks
     ]
-    heads = ["", *(f"{name(row, board.settings)}: {space}" for row, space in columns)]
+    heads = ["", *(f"{board.name(row)}: {space}" for row, space in columns)]
     return "<h3>Single spaces</h3>" + _grid(heads, lines)
 
 

@@ -10,7 +10,7 @@ from ethoray.dataset import Dataset
 from ethoray.embedding import ALL, EmbeddingError
 from ethoray.files import StoreError
 from ethoray.moments import Moments
-from ethoray.report.verdict import Row, name
+from ethoray.report.verdict import Row
 from ethoray.tables import Leaderboard
 
 FORESEEN = (EmbeddingError, StoreError, record.RecordError)
@@ -40,7 +40,7 @@ class Shown:
 def choose(board: Leaderboard, dataset: Dataset, notes: list[str], count: int = 1000) -> Shown | None:
     """The first row whose first run holds embeddings of the test recordings; what is missing goes to ``notes``."""
     for row in board.rows:
-        title = name(row, board.settings)
+        title = board.name(row)
         for folder in map(Path, row["folders"][:1]):
             try:
                 found = moments.sample(folder, dataset, count=count)

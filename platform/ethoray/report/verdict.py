@@ -12,13 +12,6 @@ from ethoray.tables import Leaderboard
 Row = Mapping[str, Any]
 
 
-def name(row: Row, settings: Sequence[str]) -> str:
-    """A row's method with the settings that tell it from others of the same method."""
-    mine = [(s.rpartition(".")[2], row["settings"].get(s)) for s in settings]
-    told = ", ".join(f"{key} {_brief(value)}" for key, value in mine if value is not None and value == value)
-    return f"{row['method']} ({told})" if told else str(row["method"])
-
-
 def shared_scores(board: Leaderboard) -> list[str]:
     """The scores that every row has; all of them when there is no such score."""
     shared = [score for score in board.scores if all(score in row["cells"] for row in board.rows)]
@@ -34,7 +27,7 @@ def verdict(board: Leaderboard) -> str:
     if not board.rows:
         return "No run has a score: none is finished, or the data has no labels."
     first, scores = board.rows[0], shared_scores(board)
-    mine = name(first, board.settings)
+    mine = board.name(first)
     if len(board.rows) == 1:
         return f"Only {mine} was run: its {_many(len(scores), 'score')} stand alone."
     best = [s for s in scores if first["place"].get(s) == min(_places(board, s), default=None)]
@@ -54,7 +47,7 @@ def verdict(board: Leaderboard) -> str:
         parts[0] += f", {len(clear) or 'none'} of them clearly,"
     parts[0] += f" and not worse than the best in {len(even)} more" if even else ""
     if lost:
-        behind = ", ".join(f"{_task(s)} (by {name(_winner(board, s), board.settings)})" for s in lost[:3])
+        behind = ", ".join(f"{_task(s)} (by {board.name(_winner(board, s))})" for s in lost[:3])
         parts.append(f"it is beaten in {len(lost)}: {behind}{', …' if len(lost) > 3 else ''}")
     untested = len(rest) - len(even) - len(lost)
     if untested:
@@ -67,7 +60,7 @@ def doubts(board: Leaderboard) -> list[str]:
     told: dict[str, list[str]] = {}
     for row in board.rows:
         for note in filter(None, row["notes"].split(", ")):
-            told.setdefault(note, []).append(name(row, board.settings))
+            told.setdefault(note, []).append(board.name(row))
     return [
         f"{note}: {'every row' if len(who) == len(board.rows) > 1 else ', '.join(who)}" for note, who in told.items()
     ]
@@ -103,7 +96,3 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _brief(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

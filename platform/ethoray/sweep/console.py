@@ -41,6 +41,13 @@ def worded(config: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in drawn(config).items())
 
 
+def called(config: dict[str, Any]) -> str:
+    """What tells a candidate from others of its method: words drawn as they are, numbers with their names."""
+    own = {name: value for name, value in config.items() if name not in ("method", "seed")}
+    shown = drawn(own)
+    return ", ".join(shown[name] if isinstance(value, str) else f"{name} {shown[name]}" for name, value in own.items())
+
+
 class Table:
     """A table whose rows come one by one; its head is said again when a column is new or has become wider.
 

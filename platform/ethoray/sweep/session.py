@@ -17,7 +17,7 @@ from ray import tune
 from ethoray import leaderboard, report, store
 from ethoray.experiment import Experiment
 from ethoray.report.again import Memo
-from ethoray.report.verdict import name, verdict
+from ethoray.report.verdict import verdict
 from ethoray.sweep import console, estimate, nodes, samplers
 from ethoray.sweep.flags import Flags, shelf
 from ethoray.sweep.guard import Taken, alone
@@ -102,7 +102,8 @@ class Session:
             failed = self._train(study, storage, ledger, mirror, example)
         else:
             console.say(f"{self.title}: all {self.total} trials are done already")
-        return self._publish(ledger, failed, mirror)
+        drawn = {t.user_attrs.get("key", ""): console.called(t.params) for t in study.get_trials(deepcopy=False)}
+        return self._publish(ledger, failed, mirror, drawn)
 
     def _train(
         self, study: optuna.Study, storage: Any, ledger: dict[str, Values], mirror: Mirror, example: Experiment
@@ -157,17 +158,20 @@ class Session:
             return 1
         return flags.together
 
-    def _publish(self, ledger: dict[str, Values], failed: list[str], mirror: Mirror) -> pd.DataFrame:
+    def _publish(
+        self, ledger: dict[str, Values], failed: list[str], mirror: Mirror, drawn: dict[str, str]
+    ) -> pd.DataFrame:
         """Mirror every run, write the page, and say where everything is."""
         folders = [self.question.folder(key) for key in ledger]
-        scores = leaderboard.collect(folders, self.dataset.card)
+        called = {folder.name: drawn.get(folder.name, "") for folder in folders}
+        scores = leaderboard.collect(folders, self.dataset.card, called)
         table = leaderboard.leaderboard(scores)
         current = mirror.follow([*folders, *map(self.question.folder, failed)], insist=True)
         files: list[Path] = []
         if table.rows:
-            files = self._page(scores, table, [folder.name for folder in folders])
+            files = self._page(scores, table, called)
             best = self.question.folder(samplers.best({k: v for k, v in ledger.items() if v}, self.direction))
-            rows = {name(row, table.settings): [Path(f).name for f in row["folders"]] for row in table.rows}
+            rows = {table.name(row): [Path(f).name for f in row["folders"]] for row in table.rows}
             frame, said = table.frame(), verdict(table)
             current = mirror.publish(frame, files, verdict=said, best=best, rows=rows, insist=True) and current
         mirror.close("FINISHED" if table.rows else "FAILED")
@@ -182,14 +186,14 @@ class Session:
         console.say(f"MLflow: {mirror.uri}" + ("" if current else " is behind; the same command brings it up to date"))
         return scores
 
-    def _page(self, scores: pd.DataFrame, board: Leaderboard, runs: list[str]) -> list[Path]:
+    def _page(self, scores: pd.DataFrame, board: Leaderboard, called: dict[str, str]) -> list[Path]:
         """The page in <sweep>/<dataset>/, with the memo from which it can be made again."""
         where = self.dataset.uri.rstrip("/").rpartition("/")[2]
         folder = self.folder / where
         folder.mkdir(parents=True, exist_ok=True)
         drawn = self.sweep.picture(scores, folder) if self.sweep.picture else []
         command = ["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]
-        memo = Memo(self.title, self.text, where, tuple(runs), tuple(command), tuple(p.name for p in drawn))
+        memo = Memo(self.title, self.text, where, called, tuple(command), tuple(p.name for p in drawn))
         memo.write(folder)
         title, look = f"{self.title}: {where}", not self.flags.smoke
         page = report.page(folder, title, self.text, scores, self.dataset.card, command, drawn, look=look, board=board)

@@ -169,6 +169,8 @@ def execute(work: Work, log: Log) -> Mapping[str, float]:
 def _forget() -> None:
     """Give back what the trial before held, also one that ran out of memory, and let peak memory count anew."""
     gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # modules stay: looking through them takes a tenth of a second
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
