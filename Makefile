@@ -46,7 +46,7 @@ bench: $(READY)
 	for file in $(filter-out %/timing.py,$(wildcard tests/bench/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 report: $(READY)
-	$(BIN)/ethoray report --out reports
+	$(BIN)/ethoray report --mlflow --out reports
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

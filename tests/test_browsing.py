@@ -28,8 +28,11 @@ from ethoray.experiment import Experiment, run
 from ethoray.learning import Budget
 from ethoray.probes.linear import Linear
 from ethoray.readers import ReadError, Tracks
+from ethoray.report.again import Memo, rewrite
+from ethoray.schema import SchemaError
 from ethoray.tracking import Mirror, models, naming
 from ethoray.tracking.connection import connect
+from ethoray.tracking.fetch import FetchError, fetch
 from ethoray.unseen import command
 from ethoray.wording import configure
 from ethoray.writers import write_table
@@ -188,7 +191,9 @@ def mirrored(swept, toy):
         '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><text x="9" y="50">a figure</text></svg>'
     )
     rows = {"pca <b>": [folder.name for folder in folders], "nobody": ["0000"]}
-    assert mirror.publish(table, [page, figure], best=folders[1], rows=rows)
+    memo = Memo("width", "Does it?", "toy", {folder.name: "" for folder in folders}, ("python", "sweeps/width.py"))
+    memo.write(storage)
+    assert mirror.publish(table, [page, figure, storage / "page.json"], best=folders[1], rows=rows)
     assert mirror.close()
     return mirror
 
@@ -204,6 +209,31 @@ def child_of(mirror, folder):
     found = mirror._api().search_runs([mirror._experiment], f"tags.`ethoray.key` = '{folder.name}'")
     assert len(found) == 1
     return found[0]
+
+
+def test_pages_are_made_again_where_there_is_nothing_but_mlflow(mirrored, swept, tmp_path):
+    storage, folders = swept
+    brought = list(fetch(tmp_path, "width", mirrored.uri))
+    assert {*brought} == {tmp_path / "width" / "toy", *(tmp_path / folder.name for folder in folders)}
+    for folder in folders:
+        for file in (path for path in folder.rglob("[!.]*") if path.is_file()):
+            assert (tmp_path / file.relative_to(storage)).read_bytes() == file.read_bytes(), file
+    assert not list(fetch(tmp_path, None, mirrored.uri)), "what is there is left alone"
+    out = tmp_path / "reports"
+    assert out / "width" / "toy" / "leaderboard.html" in list(rewrite(tmp_path, out))
+    assert len(pd.read_csv(out / "width" / "toy" / "scores.csv").groupby("key")) == 3
+    with pytest.raises(FetchError, match=r"no experiment nobody .*width"):
+        list(fetch(tmp_path, "nobody", mirrored.uri))
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9"):
+        list(fetch(tmp_path, None, "http://127.0.0.1:9"))
+
+
+def test_a_server_cannot_name_a_folder_outside(mirrored, swept, empty, tmp_path):
+    liar = Mirror("width", tmp_path, empty, parent="width@1")
+    assert liar.follow(swept[1][:1])
+    liar._api().set_tag(child_of(liar, swept[1][0]).info.run_id, "ethoray.key", "../outside")
+    with pytest.raises(SchemaError, match="outside"):
+        list(fetch(tmp_path / "runs", "width", empty))
 
 
 def test_a_child_has_its_intervals_its_data_and_the_best_its_model(mirrored, swept, toy):

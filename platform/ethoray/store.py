@@ -23,7 +23,7 @@ from ethoray.parts import compose
 from ethoray.schema import Card, Recording, SchemaError, Skeleton, Task, check_name
 from ethoray.shards import Clip, Shard
 
-__all__ = ["Clip", "Dataset", "Entry", "Shard", "StoreError", "open", "place", "prepare"]
+__all__ = ["Clip", "Dataset", "Entry", "Shard", "StoreError", "open", "place", "prepare", "reopen"]
 
 MANIFEST, CARD = "manifest.json", "card.json"
 JOURNAL = "journal"
@@ -55,6 +55,17 @@ def open(name_or_uri: str | Path, root: str | Path | None = None) -> Dataset:
         return _dataset(folder.uri, document)
     except (KeyError, TypeError, IndexError, json.JSONDecodeError, SchemaError) as error:
         raise StoreError(f"{folder.uri}/{MANIFEST} is not a manifest this version reads: {error!r}") from error
+
+
+def reopen(uri: str) -> Dataset:
+    """The dataset of a run: where the run found it, or else one of that name in this store.
+
+    Raises StoreError when it is in neither place.
+    """
+    try:
+        return open(uri)
+    except StoreError:
+        return open(uri.rstrip("/").rpartition("/")[2])
 
 
 def place(name: str, root: str | Path | None = None) -> str:

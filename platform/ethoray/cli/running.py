@@ -77,17 +77,23 @@ def train(
     print(f"compare: ethoray report {opened.card.name}\nbrowse:  ethoray ui")
 
 
-def report(name: AnyData = None, storage: Path | None = None, out: Path | None = None) -> None:
+def report(name: AnyData = None, storage: Path | None = None, out: Path | None = None, mlflow: Switch = False) -> None:
     """Write pages of finished runs: leaderboard, figures, moments, tables.
 
     Args:
         name: a dataset or a sweep; by default every sweep and every dataset that no sweep was run on.
         storage: folder of the runs ($ETHORAY_RUNS or runs/).
         out: folder for the files; by default reports/ inside the storage.
+        mlflow: first bring what the storage lacks from MLflow (MLFLOW_TRACKING_URI, or its own database).
     """
     from ethoray.report import again
 
     place = runs(storage)
+    if mlflow:
+        from ethoray.tracking.fetch import fetch
+
+        for folder in fetch(place, name):
+            print(f"from MLflow: {folder}", flush=True)
     for path in again.pages(place, out or place / "reports", name):
         print(path)
 

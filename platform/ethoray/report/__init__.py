@@ -122,7 +122,7 @@ def _dataset(board: Leaderboard, notes: list[str]) -> Dataset | None:
         if "uri" not in told:
             continue
         try:
-            dataset = store.open(told["uri"])
+            dataset = store.reopen(told["uri"])
         except StoreError:
             notes.append(
                 f"the dataset {told.get('name', '')} is not where the runs found it: no moments, no recordings"

@@ -25,8 +25,8 @@ from ethoray.report.html import document, paragraphs
 from ethoray.report.verdict import shared_scores, verdict
 from ethoray.schema import Card
 from ethoray.tables import Leaderboard
+from ethoray.tracking.naming import MEMO
 
-MEMO = "page.json"
 SMOKE = "-smoke"
 
 
@@ -134,7 +134,7 @@ def pages(storage: Path, out: Path, name: str | None = None) -> Iterator[Path]:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise PageError(f"{storage}: no finished runs of {name or 'any dataset'}{hint} (there are: {', '.join(known)})")
     for uri in chosen:
-        card = store.open(uri).card
+        card = store.reopen(uri).card
         question = f"Which method tells the behaviours of {card.name} apart best?"
         command = ["ethoray", "report", card.name]
         yield from page(out / card.name, card.name, question, collect(runs[uri], card), card, command)
@@ -145,7 +145,7 @@ def _again(memo: Memo, beside: Path, storage: Path, out: Path) -> Made:
     if not folders:
         raise PageError(f"{beside / MEMO}: none of its {len(memo.runs)} runs is finished in {storage}")
     told = json.loads((folders[0] / "provenance.json").read_text())["dataset"]
-    card = store.open(told["uri"]).card
+    card = store.reopen(told["uri"]).card
     scores = collect(folders, card, memo.runs)
     out.mkdir(parents=True, exist_ok=True)
     pictures = [out / picture for picture in memo.pictures if (beside / picture).exists()]

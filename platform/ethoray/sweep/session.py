@@ -29,6 +29,7 @@ from ethoray.sweep.trial import SweepError, resolve, train
 from ethoray.sweep.voice import Voice
 from ethoray.tables import Leaderboard
 from ethoray.tracking import Mirror
+from ethoray.tracking.naming import MEMO
 
 if TYPE_CHECKING:
     from ethoray.sweep import Sweep
@@ -197,7 +198,7 @@ class Session:
         memo.write(folder)
         title, look = f"{self.title}: {where}", not self.flags.smoke
         page = report.page(folder, title, self.text, scores, self.dataset.card, command, drawn, look=look, board=board)
-        return [*page, *drawn]
+        return [*page, *drawn, folder / MEMO]
 
     def _say_best(self, values: dict[str, Values]) -> None:
         best = samplers.best(values, self.direction)

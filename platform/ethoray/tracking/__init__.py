@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ethoray.tracking import naming
-from ethoray.tracking.connection import connect
-from ethoray.tracking.naming import flatten, slug
+from ethoray.tracking.connection import address, connect, every
+from ethoray.tracking.naming import DONE, KEY, PARENT, flatten, slug
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 PAUSE = 30.0
 """Seconds without another attempt after MLflow could not be reached."""
 
-_KEY, _PARENT, _DONE = "ethoray.key", "mlflow.parentRunId", "ethoray.mirrored"
 _LIMIT = 900  # metrics in one call; MLflow takes a thousand, in one transaction
 
 
@@ -61,7 +60,7 @@ class Mirror:
         models: Literal["best", "all", "none"] | None = None,
     ) -> None:
         self.name, self.storage, self.parent, self.tags = name, Path(storage).resolve(), parent, dict(tags or {})
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.storage / 'mlflow.db'}"
+        self.uri = address(self.storage, uri)
         self.models = models or os.environ.get("ETHORAY_MODELS") or "best"
         if self.models not in ("best", "all", "none"):
             raise ValueError(f"ETHORAY_MODELS is best, all or none, not {self.models!r}")
@@ -163,26 +162,27 @@ class Mirror:
 
     def _matching(self, tags: Mapping[str, str]) -> list[Run]:
         """The runs of a key, those of a sweep and those of none apart: the finished first, then the oldest."""
-        identity = [f"tags.`{name}` = '{tags[name]}'" for name in (_KEY, _PARENT) if name in tags]
-        found = self._api().search_runs([self._experiment], " and ".join(identity))
-        mine = [run for run in found if _PARENT in tags or _PARENT not in run.data.tags]
-        return sorted(mine, key=lambda r: (r.data.tags.get(_DONE) != "finished", r.info.start_time, r.info.run_id))
+        identity = [f"tags.`{name}` = '{tags[name]}'" for name in (KEY, PARENT) if name in tags]
+        found = every(self._api().search_runs, [self._experiment], " and ".join(identity))
+        mine = [run for run in found if PARENT in tags or PARENT not in run.data.tags]
+        return sorted(mine, key=lambda r: (r.data.tags.get(DONE) != "finished", r.info.start_time, r.info.run_id))
 
     def _settle(self) -> None:
         """Delete twins: a run was made, the answer came too late, and it was asked for again."""
-        parent = {} if self.parent is None else {_PARENT: self._parent_run()}
-        for key in {*self._runs, *self._done}:
-            found = self._matching({_KEY: key, **parent})
-            mine = self._runs[key][0] if key in self._runs else found[0].info.run_id if found else ""
-            for run in found:
-                if run.info.run_id != mine:
-                    self._api().delete_run(run.info.run_id)
+        twins: dict[str, list[str]] = {}
+        for run in self._matching({} if self.parent is None else {PARENT: self._parent_run()}):
+            twins.setdefault(run.data.tags.get(KEY, ""), []).append(run.info.run_id)
+        for key in {*self._runs, *self._done} & {*twins}:
+            mine = self._runs[key][0] if key in self._runs else twins[key][0]
+            for run_id in twins[key]:
+                if run_id != mine:
+                    self._api().delete_run(run_id)
 
     def _parent_run(self) -> str:
         if self._parent_id is None:
             if self.parent is None:
                 raise ValueError("this mirror was opened without a parent run")
-            tags = {**self.tags, _KEY: self.parent}
+            tags = {**self.tags, KEY: self.parent}
             self._parent_id = self._find_or_create(self.parent, tags, time.time()).info.run_id
             self._api().update_run(self._parent_id, status="RUNNING")
         return self._parent_id
@@ -206,12 +206,12 @@ class Mirror:
         """Find or make the MLflow run of a folder, and how far it got; False when it is complete."""
         client = self._api()
         document, origin = naming.read(folder / "experiment.json"), naming.read(folder / "provenance.json")
-        tags = {_KEY: folder.name, **naming.tags(origin)}
+        tags = {KEY: folder.name, **naming.tags(origin)}
         if self.parent is not None:
-            tags[_PARENT] = self._parent_run()
+            tags[PARENT] = self._parent_run()
         title = f"{document['method']['name']} seed {document['seed']} {folder.name[:6]}"
         run = self._find_or_create(title, tags, origin.get("started", time.time()))
-        if run.data.tags.get(_DONE) == "finished":
+        if run.data.tags.get(DONE) == "finished":
             self._done.add(folder.name)
             return False
         from mlflow.entities import Param
@@ -243,14 +243,14 @@ class Mirror:
         metrics = naming.scores(document, when)
         for first in range(0, len(metrics), _LIMIT):
             client.log_batch(run_id, metrics=metrics[first : first + _LIMIT])
-        for path in (*sorted(folder.glob("[!.]*.json*")), *folder.glob("checkpoint.safetensors")):
+        for path in sorted(p for kind in ("json*", "parquet", "safetensors") for p in folder.glob(f"[!.]*.{kind}")):
             client.log_artifact(run_id, str(path))
         for part in sorted((folder / "embeddings").glob("*.parquet")):
             client.log_artifact(run_id, str(part), "embeddings")
         if self.models == "all" or (self.models == "best" and self.parent is None):
             self._give_model(folder, run_id)
         client.set_terminated(run_id, "FINISHED", end_time=when)
-        client.set_tag(run_id, _DONE, "finished")
+        client.set_tag(run_id, DONE, "finished")
         self._done.add(folder.name)
 
     def _give_model(self, folder: Path, run_id: str) -> str | None:
@@ -271,7 +271,7 @@ class Mirror:
         from ethoray.tracking import models
 
         self._follow(folder)
-        tags = {_KEY: folder.name, _PARENT: self._parent_run()}
+        tags = {KEY: folder.name, PARENT: self._parent_run()}
         run_id = self._find_or_create(folder.name, tags, time.time()).info.run_id
         model_id = self._give_model(folder, run_id)
         if model_id is not None:
@@ -290,8 +290,7 @@ class Mirror:
             inside = path.parent != files[0].parent and path.is_relative_to(files[0].parent)
             client.log_artifact(run_id, str(path), path.parent.name if inside else None)
         client.log_batch(run_id, metrics=naming.leader(table, int(1000 * time.time())))
-        trials = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{run_id}'", max_results=1000)
-        runs = {trial.data.tags[_KEY]: trial.info.run_id for trial in trials}
+        runs = {trial.data.tags[KEY]: trial.info.run_id for trial in self._matching({PARENT: run_id})}
         charts = naming.charts(self._experiment, [*runs.values()])
         links = naming.links(self._experiment, rows, runs)
         verdict = verdict or naming.verdict(table)

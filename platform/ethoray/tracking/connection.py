@@ -6,13 +6,29 @@ import contextlib
 import logging
 import os
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DATABASE = "mlflow.db"
 _CALM = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "mlflow.store.db_migrations")
+
+
+def address(storage: Path, uri: str | None = None) -> str:
+    """Of the MLflow server: what is asked for, MLFLOW_TRACKING_URI, or a database in the storage."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / DATABASE}"
+
+
+def every(search: Callable[..., Any], *words: Any) -> Iterator[Any]:
+    """All that a search of MLflow finds, page by page."""
+    token = None
+    while token != "":
+        found = search(*words, page_token=token)
+        yield from found
+        token = found.token or ""
 
 
 def connect(uri: str) -> MlflowClient:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ethoray import record
-from ethoray.tracking.naming import read, usage
+from ethoray.tracking.naming import KEY, read, usage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ethoray.batch import Spec
 
-_KEY = "ethoray.key"
 _INPUT = {
     "path": "string", "recording": "string", "frame": "long", "time": "double", "individual": "string",
     "keypoint": "string", "x": "double", "y": "double", "z": "double", "confidence": "double",
@@ -74,13 +73,13 @@ def log(client: MlflowClient, experiment: str, run_id: str, folder: Path) -> str
     """Give a run its model, once; the model's id, for ``mlflow.pyfunc.load_model("models:/<id>")``."""
     from mlflow.entities import LoggedModelOutput
 
-    wanted = f"tags.`{_KEY}` = '{folder.name}' AND source_run_id = '{run_id}'"
+    wanted = f"tags.`{KEY}` = '{folder.name}' AND source_run_id = '{run_id}'"
     there = client.search_logged_models([experiment], wanted)
     ready = [model for model in there if str(model.status) == "READY"]
     if ready:
         return str(ready[0].model_id)
     method = record.load(folder)[0].method.name
-    tags = {_KEY: folder.name}
+    tags = {KEY: folder.name}
     model = there[0] if there else client.create_logged_model(experiment, method, run_id, tags, model_type="encoder")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "model"

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
 
 NOTE, KIND = "mlflow.note.content", "mlflow.experimentKind"
+KEY, PARENT, DONE = "ethoray.key", "mlflow.parentRunId", "ethoray.mirrored"
+MEMO = "page.json"
+"""What the page of a sweep was made of, beside it."""
+
 _MOST = 5000  # characters of a tag
 
 

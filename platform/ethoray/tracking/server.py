@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-DATABASE = "mlflow.db"
+from ethoray.tracking.connection import DATABASE, address
+
 START = "#/experiments?workflowType=machine_learning"
 """Where to begin: MLflow otherwise shows its pages for language models."""
 PATIENCE = 15.0
@@ -22,11 +23,11 @@ def serve(storage: Path, port: int) -> None:
     With MLFLOW_TRACKING_URI naming a server there is nothing to start, and its address is printed. Raises
     FileNotFoundError when nothing was tracked, OSError when the port is taken.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / DATABASE}"
+    uri = address(storage)
     if uri.startswith(("http://", "https://")):
         print(f"MLflow: {uri.rstrip('/')}/{START} (MLFLOW_TRACKING_URI)", flush=True)
         return
-    if uri == f"sqlite:///{storage / DATABASE}" and not (storage / DATABASE).exists():
+    if uri == f"sqlite:///{storage.resolve() / DATABASE}" and not (storage / DATABASE).exists():
         raise FileNotFoundError(
             f"{storage / DATABASE}: nothing was tracked yet; train first, or choose another --storage"
         )
