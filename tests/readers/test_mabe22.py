@@ -19,7 +19,7 @@ TYPES = ("Continious", "Discrete", "Discrete", "Discrete")
 def recipe(name, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     with testing.script(FOLDER / f"{name}.py") as module:
-        module.main()
+        module.release.main()
 
 
 def save(path, content):
