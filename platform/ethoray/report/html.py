@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,11 +165,16 @@ def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
 
 
 def _grid(heads: Sequence[str], lines: Sequence[str]) -> str:
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    top = "".join(f"<th>{_foldable(head)}</th>" for head in heads)
     body = "\n".join(lines)
     return (
         f'<div class="wide"><table class="board"><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
+
+
+def _foldable(text: str) -> str:
+    """A name that may go on in the next line where it has a slash or an underscore."""
+    return re.sub("([_/])", r"\1<wbr>", escape(text))
 
 
 def _sorted(scores: Iterable[str]) -> list[str]:
@@ -191,7 +197,7 @@ def _cell(row: Mapping[str, Any], score: str, rivals: int) -> str:
 
 def _line(head: str, cells: Iterable[str]) -> str:
     """A line of a table; its cells are HTML already."""
-    return f"<tr><th>{escape(head)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"<tr><th>{_foldable(head)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _lower(content: Content) -> str:

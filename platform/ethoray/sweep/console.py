@@ -45,7 +45,10 @@ def called(config: dict[str, Any]) -> str:
     """What tells a candidate from others of its method: words drawn as they are, numbers with their names."""
     own = {name: value for name, value in config.items() if name not in ("method", "seed")}
     shown = drawn(own)
-    return ", ".join(shown[name] if isinstance(value, str) else f"{name} {shown[name]}" for name, value in own.items())
+    words = (
+        shown[name] if isinstance(v, str) else f"{name.replace('_', ' ')} {shown[name]}" for name, v in own.items()
+    )
+    return ", ".join(words)
 
 
 class Table:
