@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
 
 from ethoray.figures.style import GREY, FigureError, bare, colour, save, sheet, shown, style
 
@@ -21,6 +25,14 @@ def bouts(values: np.ndarray) -> list[tuple[int, int, int]]:
     edges = np.flatnonzero(np.diff(whole)) + 1
     starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(whole)]
     return [(a, b, int(whole[a])) for a, b in zip(starts, stops, strict=True) if whole[a] >= 0]
+
+
+def _bars(ax: Axes, spans: Sequence[tuple[float, float]], y: float, **how: Any) -> None:
+    """Bars from a time to a time at a height, all of them one outline: a file with a thousand bouts stays small."""
+    corners = [[(a, y - 0.4), (a, y + 0.4), (b, y + 0.4), (b, y - 0.4), (a, y - 0.4)] for a, b in spans]
+    if corners:
+        outline = Outline.make_compound_path(*(Outline(c, closed=True) for c in corners))
+        ax.add_patch(PathPatch(outline, **how))
 
 
 def ethogram(
@@ -48,16 +60,19 @@ def ethogram(
         for task, seen in tracks.items():
             names = (classes or {}).get(task) or ("", "")
             for shift, (who, values) in enumerate(seen.items()):
+                seen_as: dict[str, list[tuple[float, float]]] = {}
                 for first, last, value in bouts(values):
                     if len(names) == 2 and value == 0:
                         continue
                     mine = colour(shift) if len(names) == 2 else colour(value)
-                    ax.broken_barh([(first / fps, (last - first) / fps)], (y - 0.4, 0.8), color=mine, linewidth=0)
+                    seen_as.setdefault(mine, []).append((first / fps, last / fps))
                     if len(names) > 2:
                         named[shown(names[value])] = mine
                 gaps = np.where(np.isfinite(np.asarray(values, dtype=float)), np.nan, 1)
-                spans = [(a / fps, (b - a) / fps) for a, b, _ in bouts(gaps)]
-                ax.broken_barh(spans, (y - 0.4, 0.8), facecolor="none", edgecolor=GREY, hatch="////", linewidth=0)
+                unseen = [(a / fps, b / fps) for a, b, _ in bouts(gaps)]
+                for mine, spans in seen_as.items():
+                    _bars(ax, spans, y, color=mine, linewidth=0)
+                _bars(ax, unseen, y, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0)
                 ticks.append((y, f"{shown(task) if shift == 0 else ''}  {shown(who)}"))
                 y += 1
             y += 0.5

@@ -71,7 +71,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
     for file in files:
         plain = {"Date": None, "Creator": None} if file.suffix == ".svg" else {"Software": None}
-        figure.savefig(file, dpi=160, metadata=plain)
+        figure.savefig(file, dpi=100 if file.suffix == ".svg" else 160, metadata=plain)  # an SVG holds pixels of clouds
     return files
 
 
