@@ -7,9 +7,12 @@ embedding needs fewer.
     ray job submit -- python sweeps/label_budget.py
 """
 
-import optuna
+from pathlib import Path
 
-from ethoray import methods
+import optuna
+import pandas as pd
+
+from ethoray import figures, methods
 from ethoray.experiment import Experiment
 from ethoray.probes.few_labels import FewLabels
 from ethoray.probes.linear import Linear
@@ -24,7 +27,15 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     return usual(kind(**kind.presets.get("small", {})), trial, flags, probes=(Linear(), FewLabels()))
 
 
-sweep = Sweep("label_budget", candidate, metric="strain/all")
+def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
+    """Mean scores against how many recordings are labelled, a line a method; of several spaces all together."""
+    space = scores["space"].str.partition("@")
+    several = space[0].groupby(scores["key"]).transform("nunique") > 1
+    few = scores.assign(budget=pd.to_numeric(space[2].str.partition("_")[0], errors="coerce"))
+    return figures.label_budget(few[(~several | (space[0] == "all")) & few["budget"].notna()], folder / "budget")
+
+
+sweep = Sweep("label_budget", candidate, metric="strain/all", picture=picture)
 
 if __name__ == "__main__":
     sweep.main()
