@@ -255,7 +255,9 @@ def test_what_cannot_be_made_again_is_said(storage, tmp_path):
         path.unlink()
     with pytest.raises(PageError, match="none of its 6 runs is finished"):
         list(rewrite(storage, tmp_path))
-    for nonsense in ("[]", "{}", '{"runs": ["one"]}'):
+    memo = json.loads((storage / "all_methods" / "two" / "page.json").read_text())
+    outside = (json.dumps({**memo, "pictures": ["../a.svg"]}), json.dumps({**memo, "runs": {"../one": ""}}))
+    for nonsense in ("[]", "{}", '{"runs": ["one"]}', *outside):
         (storage / "all_methods" / "one" / "page.json").write_text(nonsense)
         with pytest.raises(PageError, match="not the memo of a page"):
             list(rewrite(storage, tmp_path))

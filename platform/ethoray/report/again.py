@@ -23,7 +23,7 @@ from ethoray.leaderboard import collect, leaderboard
 from ethoray.report import page, stamp
 from ethoray.report.html import document, paragraphs
 from ethoray.report.verdict import shared_scores, verdict
-from ethoray.schema import Card
+from ethoray.schema import Card, check_name
 from ethoray.tables import Leaderboard
 from ethoray.tracking.naming import MEMO
 
@@ -66,6 +66,8 @@ class Memo:
             told: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(path.read_text()).items()
             }
+            for name in (*told["runs"], *told.get("pictures", ())):
+                check_name(name, "file")  # a memo may come from a server
             return cls(**{**told, "runs": dict(told["runs"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PageError(f"{path}: not the memo of a page ({error}); run its sweep again") from None
