@@ -68,6 +68,8 @@ def test_rows_are_named_by_their_settings_unless_a_sweep_called_them_something(t
     assert " & bams (kernel 5) & bams (kernel 3)" in table.latex()
     table = leaderboard(collect(folders, called={"k3": "narrow", "k5": "wide"}))
     assert [table.name(row) for row in table.rows] == ["bams (wide)", "bams (narrow)"]
+    alike = leaderboard(collect(folders, called={"k3": "wide", "k5": "wide"}))
+    assert [alike.name(row) for row in alike.rows] == ["bams (kernel 5)", "bams (kernel 3)"]
     text = table.markdown()
     assert text.index("bams (wide)") < text.index("bams (narrow)") and "kernel" in text
 

@@ -9,6 +9,7 @@ The best of a column and all that are not worse at 5 %, corrected for every comp
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +101,10 @@ def leaderboard(scores: pd.DataFrame) -> Leaderboard:
     better = {n: -1 if m in lower else 1 for n, m in zip(scores["score"], scores["metric"], strict=True)}
     differing = tuple(name for name in settings if worded.groupby("method")[name].nunique().max() > 1)
     rows = [_row(group, settings, names) for _, group in scores.groupby(identity.to_numpy(), sort=False)]
+    shared = Counter((row["method"], row["called"]) for row in rows)
+    for row in rows:
+        if shared[row["method"], row["called"]] > 1:
+            row["called"] = ""  # numbers that differ in their last digits only: the settings tell them apart
     for name in names:
         worth = pd.Series({i: better[name] * r["cells"][name].value for i, r in enumerate(rows) if name in r["cells"]})
         for i, place in worth.rank(ascending=False).items():
