@@ -198,7 +198,7 @@ def overview(out: Path, title: str, pages: Sequence[Made]) -> list[Path]:
 
 _RULE = (
     "Per dataset: in how many of the scores that every candidate has it is the best, or not worse than the best at 5 % "
-    "after Holm's correction, and its mean place. Sorted by the share of all scores."
+    "after Holm's correction, and its mean place. Sorted by the share of all scores, then by place."
 )
 
 
@@ -216,10 +216,12 @@ def summary(boards: Mapping[str, Leaderboard]) -> pd.DataFrame:
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     """The summary as text, a column a dataset."""
     counted = table.groupby("candidate")[["best", "scores"]].sum()
-    share = (counted["best"] / counted["scores"].clip(lower=1)).sort_values(ascending=False, kind="stable")
+    counted["share"] = counted["best"] / counted["scores"].clip(lower=1)
+    counted["place"] = table.groupby("candidate")["place"].mean()
+    order = counted.sort_values(["share", "place"], ascending=[False, True], kind="stable").index
     text = table.assign(told=[f"{r.best} of {r.scores}, place {r.place:.1f}" for r in table.itertuples()])
     wide = text.pivot_table(index="candidate", columns="dataset", values="told", aggfunc="first", sort=False)
-    wide = wide.reindex(share.index).fillna("–")
+    wide = wide.reindex(order).fillna("–")
     wide["all"] = [f"{int(counted['best'][c])} of {int(counted['scores'][c])}" for c in wide.index]
     return wide.reset_index()
 
