@@ -54,30 +54,32 @@ def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
     """Mean score of the runs that share a column's value, one panel a task level and metric; SVG and PNG.
 
     Of a run with several spaces all of them together are shown. A point averages the panel's tasks within a seed, then
-    seeds; its bar is the 95 % interval of the leaderboard, thin dots are single seeds. Best on top.
+    seeds; its bar is the 95 % interval of the leaderboard, thin dots are single seeds. Best on top, in the
+    order of the first panel.
     """
     several = scores.groupby("key")["space"].transform("nunique") > 1
     table = scores[~several | (scores["space"] == "all")].assign(level=lambda t: t["level"].fillna(""))
-    panels = list(table.groupby(["level", "metric"], sort=True))
+    panels, places = list(table.groupby(["level", "metric"], sort=True)), dict[object, int]()
     with style():
         height = 0.9 + 0.26 * table[column].nunique()
-        figure = Figure(figsize=(3.4 * max(len(panels), 1), height), layout="constrained")
-        axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+        names = 0.08 * max(len(shown(name)) for name in table[column])
+        figure = Figure(figsize=(2.6 * max(len(panels), 1) + names, height), layout="constrained")
+        axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
         for ax, ((level, metric), panel) in zip(axes, panels, strict=False):
             tasks = panel["task"].nunique()
             ax.set_title(f"{_TITLES[str(level)]}: {tasks} task{'s' * (tasks > 1)}", loc="left", fontsize=9)
             seeds = panel.groupby([column, "seed"])[["value", "low", "high"]].mean().reset_index()
             cells = {x: combine(g["value"], g["low"], g["high"], str(metric)) for x, g in seeds.groupby(column)}
-            order = sorted(cells, key=lambda x: cells[x].value, reverse=metric in LOWER_IS_BETTER)
-            for place, name in enumerate(order):
+            for name in sorted(cells, key=lambda x: cells[x].value, reverse=metric not in LOWER_IS_BETTER):
+                place = places.setdefault(name, -len(places))
                 cell, mine = cells[name], seeds[seeds[column] == name]
                 bar = [[cell.value - cell.low], [cell.high - cell.value]]
                 ax.errorbar(cell.value, place, xerr=bar, color=OKABE_ITO[0], marker="o", ms=5, lw=1.5, capsize=2)
                 ax.scatter(mine["value"], [place] * len(mine), color=OKABE_ITO[0], s=7, alpha=0.45, linewidths=0)
-            ax.set_yticks(range(len(order)), [shown(name) for name in order])
             ax.set_xlabel(worded(str(metric)))
             ax.grid(axis="x", color="0.9", linewidth=0.6)
             ax.set_axisbelow(True)
+        axes[0].set_yticks([*places.values()], [shown(name) for name in places])
         return save(figure, Path(path))
 
 
