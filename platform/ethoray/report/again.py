@@ -21,7 +21,7 @@ import pandas as pd
 from ethoray import store
 from ethoray.leaderboard import collect, leaderboard
 from ethoray.report import page, stamp
-from ethoray.report.html import document, paragraphs
+from ethoray.report.html import document, paragraphs, table_of
 from ethoray.report.verdict import shared_scores, verdict
 from ethoray.schema import Card, check_name
 from ethoray.tables import Leaderboard
@@ -185,7 +185,11 @@ def overview(out: Path, title: str, pages: Sequence[Made]) -> list[Path]:
         link = f"{title}/{made.memo.dataset}/leaderboard.html"
         body.append(f"<h2>{escape(made.memo.dataset)}</h2><p>{escape(about)}</p>")
         body.append(f'<p class="verdict">{escape(words)}</p><p><a href="{escape(link)}">the page</a></p>')
-    body += ["<h2>All together</h2>", f'<p class="quiet">{escape(_RULE)}</p>', _html(shown)]
+    body += [
+        "<h2>All together</h2>",
+        f'<p class="quiet">{escape(_RULE)}</p>',
+        table_of(list(shown.columns), shown.to_numpy().tolist()),
+    ]
     body += ["<h2>Make it again</h2>", *(f"<pre>{escape(command)}</pre>" for command in dict.fromkeys(commands))]
     raw = table.to_csv(index=False, lineterminator="\n")
     out.mkdir(parents=True, exist_ok=True)
@@ -229,13 +233,6 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 def _markdown(table: pd.DataFrame) -> str:
     rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows) + "\n"
-
-
-def _html(table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{escape(str(c))}</th>" for c in table.columns)
-    rows = ("".join(f"<td>{escape(str(c))}</td>" for c in row) for row in table.to_numpy().tolist())
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _about(card: Card) -> str:

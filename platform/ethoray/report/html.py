@@ -5,30 +5,32 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pandas as pd
 
+from ethoray.report.board import board_table, runs_of
 from ethoray.report.explorer import Explorer, Strip
 from ethoray.report.shown import Picture
 from ethoray.report.strips import pose
-from ethoray.report.verdict import doubts, shared_scores, verdict
+from ethoray.report.verdict import doubts, verdict
 from ethoray.schema import Card
-from ethoray.tables import COSTS, Leaderboard
+from ethoray.tables import Leaderboard
 
 _RANKED = (
     "Mean over seeds with a 95 % interval over seeds and test recordings together. Bold: the best, and all that are "
 )
 _RANKED += "not worse than it at 5 % after Holm's correction. The place is averaged over the scores that every row has."
 
+_FOUND = (
+    "A run's folder has the name of its key; MLflow finds it by searching for <code>tags.`ethoray.key` = 'KEY'</code>."
+)
 
 _STAGE = """<div class="explorer"><div>
 <div class="controls"><label>Colour by <select id="colour"></select></label></div>
@@ -74,7 +76,7 @@ def html(content: Content) -> str:
         f'<p class="verdict" id="verdict">{escape(verdict(content.board))}</p>',
         *(f'<p class="doubt">Read with care: {escape(doubt)}.</p>' for doubt in doubts(content.board)),
         "<h2>Leaderboard</h2>",
-        _board(content.board),
+        board_table(content.board),
         f'<p class="quiet">{escape(_RANKED + _lower(content))}</p>',
         *_published(content.published),
         *_explorer(content),
@@ -87,8 +89,7 @@ def html(content: Content) -> str:
         parts += ["<h2>Data</h2>", _definitions(_card(content.card))]
     parts += ["<h2>Where it comes from</h2>", _definitions(content.origin)]
     if content.runs:
-        parts.append("<h3>Runs</h3>")
-        parts.append(_table(("row", "seed", "key"), [(row, str(seed), key) for row, seed, key in content.runs]))
+        parts += ["<h3>Runs</h3>", f'<p class="quiet">{_FOUND}</p>', runs_of(content.board, content.runs)]
     parts += ["<h2>Make it again</h2>", f"<pre>{escape(shlex.join(content.command))}</pre>"]
     return document(content.title, "\n".join(parts), content.explorer)
 
@@ -128,78 +129,6 @@ def _asset(file: str) -> str:
     return (files("ethoray.report") / file).read_text(encoding="utf-8")
 
 
-def _board(board: Leaderboard) -> str:
-    """A column a row of the leaderboard, best first; scores that all rows have before the others."""
-    lines = [
-        _line("mean place", [f"{row['rank']:.1f}" for row in board.rows]),
-        _line("seeds", [str(row["seeds"]) for row in board.rows]),
-    ]
-    for cost, words in COSTS.items():
-        if any(cost in row["cost"] for row in board.rows):
-            lines.append(_line(words, [_number(row["cost"].get(cost)) for row in board.rows]))
-    shared = shared_scores(board)
-    lines += [_line(s, [_cell(row, s, len(board.rows)) for row in board.rows]) for s in _sorted(shared)]
-    return _grid(["", *(board.name(row) for row in board.rows)], lines) + _spaces(board, shared)
-
-
-def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
-    """Scores that not every row has: a line a task, a column a row and space."""
-    rest = [score for score in board.scores if score not in shared]
-    tasks = list(dict.fromkeys(score.rpartition("/")[0] for score in rest))
-    spaces = list(dict.fromkeys(score.rpartition("/")[2] for score in rest))
-    columns = [
-        (row, space)
-        for row in board.rows
-        for space in spaces
-        if any(f"{task}/{space}" in row["cells"] for task in tasks)
-    ]
-    if not columns:
-        return ""
-    many = {score: sum(score in row["cells"] for row in board.rows) for score in rest}
-    lines = [
-        _line(task, [_cell(row, f"{task}/{space}", many.get(f"{task}/{space}", 0)) for row, space in columns])
-        for task in tasks
-    ]
-    heads = ["", *(f"{board.name(row)}: {space}" for row, space in columns)]
-    return "<h3>Single spaces</h3>" + _grid(heads, lines)
-
-
-def _grid(heads: Sequence[str], lines: Sequence[str]) -> str:
-    top = "".join(f"<th>{_foldable(head)}</th>" for head in heads)
-    body = "\n".join(lines)
-    return (
-        f'<div class="wide"><table class="board"><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
-
-
-def _foldable(text: str) -> str:
-    """A name that may go on in the next line where it has a slash or an underscore."""
-    return re.sub("([_/])", r"\1<wbr>", escape(text))
-
-
-def _sorted(scores: Iterable[str]) -> list[str]:
-    return sorted(scores, key=lambda score: score.rpartition("/")[2])
-
-
-def _cell(row: Mapping[str, Any], score: str, rivals: int) -> str:
-    """HTML of a score and its interval; bold among the best of several."""
-    cell = row["cells"].get(score)
-    if cell is None:
-        return "–"
-    value = f"{cell.value:.3f}"
-    value = f"<b>{value}</b>" if score in row["ties"] and rivals > 1 else value
-    behind = row["against"].get(score)
-    told = f' title="behind the best by {abs(behind[0].value):.3f}, p = {behind[1]:.3g}"' if behind else ""
-    return f"<span{told}>{value}</span>" + (
-        f"<small>{cell.low:.3f} to {cell.high:.3f}</small>" if cell.low == cell.low else ""
-    )
-
-
-def _line(head: str, cells: Iterable[str]) -> str:
-    """A line of a table; its cells are HTML already."""
-    return f"<tr><th>{_foldable(head)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
 def _lower(content: Content) -> str:
     """The tasks whose scores are errors."""
     errors = [task.name for task in content.card.tasks if not task.higher_is_better] if content.card else []
@@ -217,7 +146,7 @@ def _published(table: pd.DataFrame) -> list[str]:
         where = f"{row['source']}, table {row['table']}"
         rows.append((f"{row['name']} (published)", where, row["task"], f"{row['value']:g}", ours, apart, row["note"]))
     heads = ("published", "where", "task", "value", "ours", "difference", "note")
-    return ["<h3>Beside what is published</h3>", _table(heads, rows)]
+    return ["<h3>Beside what is published</h3>", table_of(heads, rows)]
 
 
 def _explorer(content: Content) -> list[str]:
@@ -286,7 +215,8 @@ def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain text as HTML."""
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
@@ -294,7 +224,3 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _list(texts: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
