@@ -193,6 +193,12 @@ def test_killed_at_random_moments_every_trial_is_trained_once(toy, place, monkey
     assert f"best running/z: {best:.4g}" in done.stdout
     again = subprocess.run(command("search", str(TRIALS)), cwd=place, capture_output=True, text=True, timeout=900)
     assert f"all {TRIALS} trials are done already" in again.stdout
+    (memo,) = (place / "runs").glob("*/*/page.json")
+    called = json.loads(memo.read_text())["runs"]
+    assert called.keys() == {folder.name for folder in folders}
+    for key, words in called.items():
+        size = json.loads((place / "runs" / key / "experiment.json").read_text())["method"]["size"]
+        assert words == f"size {size:.4g}"
 
 
 def test_a_trial_that_goes_wrong_is_recorded_and_goes_wrong_alone(place):

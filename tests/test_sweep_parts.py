@@ -16,7 +16,7 @@ from ethoray.experiment import Experiment
 from ethoray.methods.raw import Raw
 from ethoray.probes.linear import Linear
 from ethoray.sweep import Flags
-from ethoray.sweep.console import Table
+from ethoray.sweep.console import Table, called
 from ethoray.sweep.estimate import beside, bill
 from ethoray.sweep.guard import Taken, alone, hung, signs_of_life
 from ethoray.sweep.lent import Lent, adopt, lend
@@ -107,6 +107,11 @@ def test_a_table_is_aligned_and_says_its_head_again_when_it_grows():
     assert failed.endswith("FAILED: no")
     again, third = table.row("[4/12]", {"alpha": 1.0, "rate": 0.0001, "seed": 1}, ["0.5", "1 s", ""])
     assert "rate" in again and third.split() == ["[4/12]", "1", "1", "0.0001", "0.5", "1", "s"]
+
+
+def test_a_candidate_is_called_what_was_drawn_for_it():
+    assert called({"method": "bams", "seed": 3}) == ""
+    assert called({"part": "no bootstrap", "predictor_lr": 0.123456, "seed": 0}) == "no bootstrap, predictor lr 0.1235"
 
 
 def test_a_bill_counts_processes_and_money():
