@@ -29,10 +29,9 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
     """Mean scores against how many recordings are labelled, a line a method; of several spaces all together."""
-    space = scores["space"].str.partition("@")
-    several = space[0].groupby(scores["key"]).transform("nunique") > 1
-    few = scores.assign(budget=pd.to_numeric(space[2].str.partition("_")[0], errors="coerce"))
-    return figures.label_budget(few[(~several | (space[0] == "all")) & few["budget"].notna()], folder / "budget")
+    recordings = scores["space"].str.extract(r"@(\d+)_recording")[0]
+    few = figures.whole(scores.assign(budget=pd.to_numeric(recordings))).dropna(subset="budget")
+    return figures.label_budget(few, folder / "budget")
 
 
 sweep = Sweep("label_budget", candidate, metric="strain/all", picture=picture)

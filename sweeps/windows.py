@@ -14,7 +14,7 @@ import pandas as pd
 
 from ethoray import methods
 from ethoray.experiment import Experiment
-from ethoray.figures import score_against
+from ethoray.figures import score_against, whole
 from ethoray.sweep import Flags, Sweep, usual
 
 SECONDS = (10.0, 20.0, 60.0)
@@ -30,8 +30,9 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
 
 
 def picture(scores: pd.DataFrame, folder: Path) -> list[Path]:
-    """Score against the length of a window."""
-    return score_against(scores, lambda run: run["data.seconds"], "training window (s)", folder / "windows")
+    """Score against the length of a window, a line a method."""
+    length, place = "training window (s)", folder / "windows"
+    return score_against(whole(scores), lambda run: run["data.seconds"], length, place, line="method")
 
 
 sweep = Sweep("windows", candidate, metric="*/all", direction="maximize", picture=picture)

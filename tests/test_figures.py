@@ -8,7 +8,7 @@ import pytest
 
 from ethoray import embedding, figures
 from ethoray.embedding import Embedding
-from ethoray.figures import OKABE_ITO, FigureError, score_against, score_by
+from ethoray.figures import OKABE_ITO, FigureError, score_against, score_by, whole
 from ethoray.figures.behaviour import shares
 from ethoray.figures.inside import frequencies, perplexity
 from ethoray.figures.spaces import ordered
@@ -88,6 +88,18 @@ def test_levels_and_metrics_have_panels_of_their_own(tmp_path, monkeypatch):
     both = pd.concat([methods_scores("f1"), methods_scores("mse").assign(level="recording")])
     score_by(both, "method", tmp_path / "methods")
     assert [ax.get_xlabel() for ax in drawn[0].axes] == ["F1", "mean squared error (lower is better)"]
+
+
+def test_methods_are_compared_by_all_their_spaces_or_their_only_one():
+    spaces = {"b": ("short", "long", "all", "all@knn"), "p": ("pca", "pca@knn")}
+    scores = pd.DataFrame([{"key": key, "space": space} for key, mine in spaces.items() for space in mine])
+    assert [*whole(scores)["space"]] == ["all", "all@knn", "pca", "pca@knn"]
+
+
+def test_lines_may_be_methods(tmp_path):
+    scores = toy_scores().assign(method="bams", key="k")
+    svg, _ = score_against(scores, lambda run: run["reach"], "reach (s)", tmp_path / "reach", line="method")
+    assert ">bams<" in svg.read_text() and ">long<" not in svg.read_text()
 
 
 EVIL = "_<script>&$_{1}$"

@@ -19,9 +19,17 @@ from ethoray.tables import combine
 _TITLES = {"frame": "frame-level", "recording": "recording-level", "": "all"}
 
 
+def whole(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of each run's space "all", all its spaces together, or of its only one."""
+    own = scores["space"].str.partition("@")[0]  # "all@knn" is "all", read by another probe
+    several = own.groupby(scores["key"]).transform("nunique") > 1
+    return scores[~several | (own == "all")]
+
+
 def score_against(
-    scores: pd.DataFrame, factor: Callable[[pd.Series], float], label: str, path: str | Path, *, log: bool = True
-) -> list[Path]:
+    scores: pd.DataFrame, factor: Callable[[pd.Series], float], label: str, path: str | Path, *, log: bool = True,
+    line: str = "space",
+) -> list[Path]:  # fmt: skip
     """Mean score against a factor, one panel a task level and metric, one line a space; SVG and PNG.
 
     Parameters
@@ -30,11 +38,13 @@ def score_against(
     factor: the horizontal position of a run, from its row.
     label: of the horizontal axis, with its unit.
     path: without a suffix.
+    line: the column whose values have lines of their own; where spaces of methods meet, "method" of ``whole`` scores.
 
     A point averages the panel's tasks within a seed, then seeds; its bar is the 95 % interval of the leaderboard.
     Thin dots are single seeds. Returns the two files.
     """
-    table = scores.assign(factor=[factor(row) for _, row in scores.iterrows()], level=scores["level"].fillna(""))
+    placed = [factor(row) for _, row in scores.iterrows()]
+    table = scores.assign(factor=placed, level=scores["level"].fillna(""), space=scores[line])
     panels = list(table.groupby(["level", "metric"], sort=True))
     with style():
         figure = Figure(figsize=(3.4 * max(len(panels), 1) + 0.6, 3.2), layout="constrained")
@@ -46,7 +56,7 @@ def score_against(
             _label(ax, sorted(table["factor"].unique()), label, worded(str(metric)), log)
         handles, names = axes[0].get_legend_handles_labels()
         if len(names):
-            figure.legend(handles, names, title="space", loc="outside right center", frameon=False)
+            figure.legend(handles, names, title=line, loc="outside right center", frameon=False)
         return save(figure, Path(path))
 
 
@@ -57,8 +67,7 @@ def score_by(scores: pd.DataFrame, column: str, path: str | Path) -> list[Path]:
     seeds; its bar is the 95 % interval of the leaderboard, thin dots are single seeds. Best on top, in the
     order of the first panel.
     """
-    several = scores.groupby("key")["space"].transform("nunique") > 1
-    table = scores[~several | (scores["space"] == "all")].assign(level=lambda t: t["level"].fillna(""))
+    table = whole(scores[~scores["space"].str.contains("@")]).assign(level=lambda t: t["level"].fillna(""))
     panels, places = list(table.groupby(["level", "metric"], sort=True)), dict[object, int]()
     with style():
         height = 0.9 + 0.26 * table[column].nunique()
