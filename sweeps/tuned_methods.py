@@ -13,8 +13,9 @@ from functools import partial
 
 import optuna
 
-from ethoray import leaderboard, methods
+from ethoray import methods, metrics
 from ethoray.experiment import Experiment
+from ethoray.figures import whole
 from ethoray.learning import Method
 from ethoray.sweep import Flags, Sweep, parse, usual
 
@@ -45,8 +46,9 @@ def tune(flags: Flags) -> None:
     search = replace(flags, dataset=f"{flags.dataset}_tuning", trials=TRIALS, seeds=flags.seeds[:1], sampler="tpe")
     for name in (n for n in methods.names("keypoints") if hasattr(methods.load(n), "lr")):
         sweep = Sweep(f"tune_{name}", partial(rated, name), **METRIC)
-        row = leaderboard.leaderboard(sweep.run(replace(search, prune="asha"), question=__doc__)).rows[0]
-        RATES[name] = row["settings"]["method.lr"]
+        scores = whole(sweep.run(replace(search, prune="asha"), question=__doc__))
+        alike = scores[~scores["metric"].isin(metrics.LOWER_IS_BETTER)]  # what the search maximised
+        RATES[name] = float(alike.groupby("method.lr")["value"].mean().idxmax())
 
 
 sweep = Sweep("tuned_methods", candidate, **METRIC, smoke_trials=len(methods.names("keypoints")))
