@@ -31,11 +31,20 @@ def simulated(mice):
 def test_a_recipe_is_a_card_and_a_command_that_says_where_and_how_much(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert len(ast.get_docstring(tree).splitlines()) >= 5
-    called = {c.func.id for c in ast.walk(tree) if isinstance(c, ast.Call) and isinstance(c.func, ast.Name)}
-    imported = {a.name for i in ast.walk(tree) if isinstance(i, ast.ImportFrom) for a in i.names}
-    assert "ingest" in called | imported, "only ingest writes the quality of the data into the card"
+    beside = [FOLDER / f"{i.module}.py" for i in ast.walk(tree) if isinstance(i, ast.ImportFrom)]
+    used = {name for file in (path, *filter(Path.exists, beside)) for name in names(file)}
+    assert "ingest" in used, "only ingest writes the quality of the data into the card"
     answer = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True, env=_env())
     assert all(flag in answer.stdout for flag in ("--out", "--size"))
+
+
+def names(path):
+    """What a script calls and imports by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
 
 
 def _env():
