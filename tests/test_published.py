@@ -10,7 +10,9 @@ from ethoray.tables import Cell, Leaderboard
 def test_the_table_of_bams_is_complete():
     mice = published.figures("mabe22_mice")
     table = mice[(mice["table"] == "2")]
-    assert table.groupby("name").size().eq(13).all() and table["name"].nunique() == 15
+    assert table.groupby("name").size().eq(13).all() and table["name"].nunique() == 11
+    assert {*mice[mice["table"] == "5"]["name"]} == {"BAMS no interaction", "BAMS inductive"}
+    assert {*mice[mice["table"] == "6"]["name"]} == {"TS2Vec-T", "TS2Vec-IT"}
     bams = table[table["name"] == "BAMS"].set_index("task")["value"]
     assert bams["strain"] == 0.8823 and bams["time_of_day"] == 0.08989
     # Table 3 gives the plain means of that row
