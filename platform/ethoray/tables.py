@@ -96,7 +96,7 @@ class Leaderboard:
             lines.append(["note", *(row["notes"] for row in self.rows)])
         for name, words in COSTS.items():
             if any(name in row["cost"] for row in self.rows):
-                lines.append([words, *(_figure(row["cost"].get(name)) for row in self.rows)])
+                lines.append([words, *(number(row["cost"].get(name)) for row in self.rows)])
         if len(self.rows) > 2 and any(row["cost"] for row in self.rows):
             lines.append(["cheapest at its place", *("yes" if row["pareto"] else "" for row in self.rows)])
         for kind in sorted({name.rpartition("/")[2] for row in self.rows for name in row["monitors"]}):
@@ -154,8 +154,9 @@ def _tex(text: str) -> str:
     )
 
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def number(value: float | None) -> str:
+    """A cost as tables show it: three digits, all of them from a hundred on, a dash where it is not known."""
+    return "–" if value is None or value != value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cell(text: str, width: int) -> str:

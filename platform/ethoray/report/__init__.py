@@ -94,9 +94,8 @@ def _html(
         drawn += gallery.of_runs(board, dataset, shown, folder / FIGURES, notes)
         found = explorer(dataset, shown)
     runs = [
-        (board.name(row), seed, Path(path).name)
+        [(seed, Path(path).name) for path, seed in zip(row["folders"], _seeds(scores, row["folders"]), strict=True)]
         for row in board.rows
-        for path, seed in zip(row["folders"], _seeds(scores, row["folders"]), strict=True)
     ]
     content = Content(
         title=title,

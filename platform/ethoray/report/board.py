@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ethoray.report.verdict import shared_scores
-from ethoray.tables import COSTS, Leaderboard
+from ethoray.tables import COSTS, Leaderboard, number
 
 
 def board_table(board: Leaderboard) -> str:
@@ -19,10 +19,10 @@ def board_table(board: Leaderboard) -> str:
     ]
     for cost, words in COSTS.items():
         if any(cost in row["cost"] for row in board.rows):
-            lines.append(_line(words, [_number(row["cost"].get(cost)) for row in board.rows]))
+            lines.append(_line(words, [number(row["cost"].get(cost)) for row in board.rows]))
     shared = shared_scores(board)
     lines += [_line(s, [_cell(row, s, len(board.rows)) for row in board.rows]) for s in _sorted(shared)]
-    return _grid([_head(board, row) for row in board.rows], lines) + _spaces(board, shared)
+    return _grid([_head(board, place) for place in range(len(board.rows))], lines) + _spaces(board, shared)
 
 
 def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
@@ -31,8 +31,8 @@ def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
     tasks = list(dict.fromkeys(score.rpartition("/")[0] for score in rest))
     spaces = list(dict.fromkeys(score.rpartition("/")[2] for score in rest))
     columns = [
-        (row, space)
-        for row in board.rows
+        (place, space)
+        for place, row in enumerate(board.rows)
         for space in spaces
         if any(f"{task}/{space}" in row["cells"] for task in tasks)
     ]
@@ -40,26 +40,25 @@ def _spaces(board: Leaderboard, shared: Sequence[str]) -> str:
         return ""
     many = {score: sum(score in row["cells"] for row in board.rows) for score in rest}
     lines = [
-        _line(task, [_cell(row, f"{task}/{space}", many.get(f"{task}/{space}", 0)) for row, space in columns])
+        _line(task, [_cell(board.rows[at], f"{task}/{space}", many.get(f"{task}/{space}", 0)) for at, space in columns])
         for task in tasks
     ]
-    heads = [f"{_head(board, row)}: {_foldable(space)}" for row, space in columns]
+    heads = [f"{_head(board, place)}: {_foldable(space)}" for place, space in columns]
     return "<h3>Single spaces</h3>" + _grid(heads, lines)
 
 
-def runs_of(board: Leaderboard, runs: Sequence[tuple[str, int, str]]) -> str:
-    """The runs (row, seed, key) of every row, to which the heads of the table lead."""
+def runs_of(board: Leaderboard, runs: Sequence[Sequence[tuple[int, str]]]) -> str:
+    """The runs (seed, key) of every row, to which the heads of the table lead."""
     told = []
-    for place, row in enumerate(board.rows):
-        name = board.name(row)
-        keys = ", ".join(f"seed {seed}: <code>{escape(key)}</code>" for who, seed, key in runs if who == name)
-        told.append(f'<dt id="row-{place}">{_foldable(name)}</dt><dd>{keys}</dd>')
+    for place, (row, mine) in enumerate(zip(board.rows, runs, strict=True)):
+        keys = ", ".join(f"seed {seed}: <code>{escape(key)}</code>" for seed, key in mine)
+        told.append(f'<dt id="row-{place}">{_foldable(board.name(row))}</dt><dd>{keys}</dd>')
     return f"<dl>{''.join(told)}</dl>"
 
 
-def _head(board: Leaderboard, row: Mapping[str, Any]) -> str:
-    """A row's name, which leads to its runs."""
-    return f'<a href="#row-{board.rows.index(row)}">{_foldable(board.name(row))}</a>'
+def _head(board: Leaderboard, place: int) -> str:
+    """The name of the row at a place, which leads to its runs."""
+    return f'<a href="#row-{place}">{_foldable(board.name(board.rows[place]))}</a>'
 
 
 def _grid(heads: Sequence[str], lines: Sequence[str]) -> str:
@@ -97,7 +96,3 @@ def _cell(row: Mapping[str, Any], score: str, rivals: int) -> str:
 def _line(head: str, cells: Iterable[str]) -> str:
     """A line of a table; its cells are HTML already."""
     return f"<tr><th>{_foldable(head)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

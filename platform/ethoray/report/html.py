@@ -50,7 +50,7 @@ class Content:
     question: why the runs were made; its first paragraph heads the page.
     pictures, notes: figures, and what could not be drawn and why.
     origin: of the code, packages and data, as (what, words).
-    runs: (row, seed, key) of every run.
+    runs: (seed, key) of every run of every row.
     published: what ``published.beside`` gave, empty when nothing is published.
     """
 
@@ -62,7 +62,7 @@ class Content:
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
     origin: Sequence[tuple[str, str]] = ()
-    runs: Sequence[tuple[str, int, str]] = ()
+    runs: Sequence[Sequence[tuple[int, str]]] = ()
     explorer: Explorer | None = None
     shown: str = ""
     published: pd.DataFrame = field(default_factory=pd.DataFrame)

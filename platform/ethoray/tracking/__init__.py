@@ -290,7 +290,8 @@ class Mirror:
             inside = path.parent != files[0].parent and path.is_relative_to(files[0].parent)
             client.log_artifact(run_id, str(path), path.parent.name if inside else None)
         client.log_batch(run_id, metrics=naming.leader(table, int(1000 * time.time())))
-        runs = {trial.data.tags[KEY]: trial.info.run_id for trial in self._matching({PARENT: run_id})}
+        # of twins the one that stays, which comes first, has the last word
+        runs = {trial.data.tags[KEY]: trial.info.run_id for trial in reversed(self._matching({PARENT: run_id}))}
         charts = naming.charts(self._experiment, [*runs.values()])
         links = naming.links(self._experiment, rows, runs)
         verdict = verdict or naming.verdict(table)

@@ -54,7 +54,7 @@ def _folder(client: MlflowClient, run: Run, title: str, storage: Path) -> Iterat
     there, tags = run.info.run_id, run.data.tags
     if tags.get(naming.DONE) == "finished":
         yield from _bring(client, there, storage / check_name(tags[naming.KEY], "run"))
-    elif any(file.path == naming.MEMO for file in client.list_artifacts(there)):
+    elif naming.PARENT not in tags and any(file.path == naming.MEMO for file in client.list_artifacts(there)):
         with tempfile.TemporaryDirectory() as place:
             memo = json.loads(Path(client.download_artifacts(there, naming.MEMO, place)).read_text())
         yield from _bring(client, there, storage / check_name(title, "sweep") / check_name(memo["dataset"], "dataset"))
