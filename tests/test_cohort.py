@@ -11,6 +11,7 @@ from torch import nn
 from ethoray import cohort, record, store
 from ethoray.batch import Batch, Windows
 from ethoray.budget import Budget
+from ethoray.cohort import lockstep
 from ethoray.cohort.alike import built
 from ethoray.cohort.lockstep import faster, fit_stacked
 from ethoray.cohort.sharing import Memory, SharedFeatures, SharedStream, share_dataset, share_features
@@ -19,6 +20,7 @@ from ethoray.experiment import Experiment, run
 from ethoray.learning import Learner, Method
 from ethoray.methods.bams import BAMS
 from ethoray.methods.pointnet import PointNet
+from ethoray.methods.raw import Raw
 from ethoray.methods.ts2vec import TS2Vec
 from ethoray.methods.vqvame import VQVAME
 from ethoray.probes.linear import Linear
@@ -127,6 +129,7 @@ def test_taking_turns_gives_the_bits_of_training_alone(toy, tmp_path, methods):
     for (_, mine), (_, other) in zip(together, alone, strict=True):
         assert {p.name for p in mine.iterdir()} == {p.name for p in other.iterdir()}
         left, right = (json.loads((f / "scores.json").read_text()) for f in (mine, other))
+        assert right["cost"].keys() - left["cost"].keys() == {"peak_mb"}  # that of the process is not its own
         assert {**left, "cost": 0, "finished": 0} == {**right, "cost": 0, "finished": 0}
         assert json.loads((mine / "experiment.json").read_text()) == json.loads((other / "experiment.json").read_text())
 
@@ -136,8 +139,10 @@ def test_taking_turns_gives_the_bits_of_training_alone(toy, tmp_path, methods):
     [
         (Affine(), Affine(pull=0.0, lr=1e-3), Affine(noise=1.0, weight_decay=0.1), Affine(steep=3)),
         (CLOUDS, replace(CLOUDS, lr=1e-3, clip=1.0)),
+        (replace(TINY, alpha=0.15), replace(TINY, alpha=4.0, lr=1e-2), replace(TINY, weight_decay=0.1)),
+        (replace(TINY, teacher_momentum=0.9), replace(TINY, teacher_momentum=0.5)),
     ],
-    ids=["mlp", "pointnet"],
+    ids=["mlp", "pointnet", "bams", "teachers"],
 )  # fmt: skip
 def test_stacked_learners_follow_those_alone(methods):
     budget = Budget(12, 3, 6, device="cpu")
@@ -256,15 +261,83 @@ def test_experiments_are_sorted_into_cohorts(toy, tmp_path):
     assert cohort.together(experiments) == [[0, 2, 4, 6], [1, 5], [3, 7]]
 
 
-def test_methods_that_cannot_be_stacked_say_why(toy, tmp_path):
-    made, stream = learners((TINY, replace(TINY, alpha=2.0)))
-    with pytest.raises(StackError, match="BAMSEncoder cannot be one program"):
+def branching(self, batch):
+    z = self.layer(batch.keypoints[:, :, 0, 0].nan_to_num(0.0) / 100)
+    return {"loss": z.square().mean() if float(z.mean()) > 0 else z.abs().mean()}
+
+
+def test_methods_that_cannot_be_stacked_say_why(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(AffineEncoder, "loss", branching)
+    made, stream = learners((Affine(), Affine(lr=1e-3)))
+    with pytest.raises(StackError, match="AffineEncoder cannot be one program"):
         faster(Stack(made), stream, Budget(5, device="cpu"), 0)
     with pytest.raises(cohort.CohortError, match=r"cannot be stacked: .* train them with way='shared'"):
-        cohort.train(trials(toy, tmp_path, (TINY, replace(TINY, alpha=2.0)), probes=()), way="stacked")
+        cohort.train(trials(toy, tmp_path, (Affine(), Affine(lr=1e-3)), probes=()), way="stacked")
     made, _ = learners((TINY, replace(TINY, features="auto", targets=())))
     with pytest.raises(StackError, match=r"differ in (method\.)?features, which is no number"):
         Stack(made)
+
+
+def test_buffers_that_no_step_writes_are_not_stacked():
+    made, stream = learners((TINY, replace(TINY, alpha=2.0)))
+    for learner in made:
+        learner.calibrate(stream)
+    stack = Stack(made)
+    stack.join(stream(0))
+    assert not stack.buffers and made[0].edges.data_ptr() != made[1].edges.data_ptr()
+    stack.check()
+    made[1].edges += 1
+    with pytest.raises(StackError, match="edges of learner 1 has changed"):
+        stack.check()
+    stack.join(stream(0))  # what differs is stacked
+    assert stack.buffers.keys() == {"edges"}
+    made, stream = learners((Affine(), Affine(pull=0.5)))
+    stack = Stack(made)
+    stack.join(stream(0))
+    assert stack.buffers.keys() == {"seen"} and float(made[0].seen) == 0  # its loss counts in it
+
+
+def test_a_buffer_that_changes_late_ends_the_stack_and_nothing_else(toy, tmp_path, monkeypatch):
+    def after_step(self, step):
+        if step >= 5:
+            self.late += 1
+
+    monkeypatch.setattr(AffineEncoder, "after_step", after_step)
+    start = AffineEncoder.__init__
+
+    def with_late(self, *given):
+        start(self, *given)
+        self.register_buffer("late", torch.zeros(()))
+
+    monkeypatch.setattr(AffineEncoder, "__init__", with_late)
+    methods = (Affine(), Affine(pull=0.0))
+    together, alone = (trials(toy, tmp_path / n, methods, steps=8, probes=()) for n in ("together", "alone"))
+    assert [o.way for o in cohort.train(together, way="stacked")] == ["shared", "shared"]
+    for experiment, folder in alone:
+        run(experiment, folder)
+    assert_as_alone(together, alone, tolerance=1e-5)
+    assert float(states(together[0][1])["encoder/late"]) == 3
+
+
+def test_whether_one_program_is_faster_is_tried_on_copies_of_one(toy, tmp_path, monkeypatch):
+    (experiment, _), *_ = trials(toy, tmp_path, (Affine(),), steps=50)
+    threads = torch.get_num_threads()
+    assert isinstance(cohort.gains(experiment, toy), bool) and torch.get_num_threads() == threads
+    monkeypatch.setattr(cohort, "faster", lambda *_: False)
+    assert not cohort.gains(experiment, toy)
+    monkeypatch.setattr(cohort, "faster", lambda stack, *_: len(stack.learners) == 4)
+    assert cohort.gains(experiment, toy)
+    assert not cohort.gains(replace(experiment, budget=replace(experiment.budget, steps=20)), toy)
+    assert not cohort.gains(replace(experiment, method=Raw()), toy)  # nothing to train
+    assert not cohort.gains(replace(experiment, method=BAMS(warmup=100.0)), toy)  # cannot be built
+    assert not any(tmp_path.iterdir())
+
+
+def test_long_steps_are_not_tried_in_a_stack(monkeypatch):
+    made, stream = learners((Affine(), Affine(pull=0.5)))
+    monkeypatch.setattr(lockstep, "LONG", 0.0)
+    monkeypatch.setattr(lockstep, "costs", lambda *_: pytest.fail("it was tried"))
+    assert not faster(Stack(made), stream, Budget(5, device="cpu"), 0)
 
 
 @pytest.mark.parametrize("quick", [True, False])

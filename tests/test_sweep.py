@@ -11,9 +11,11 @@ from pathlib import Path
 import optuna
 import pytest
 
+from ethoray import cohort
 from ethoray.batch import Windows
 from ethoray.experiment import Experiment
 from ethoray.learning import Budget
+from ethoray.methods.bams import BAMS
 from ethoray.methods.raw import Raw
 from ethoray.probes.linear import Linear
 from ethoray.schema import Card, Skeleton, Task
@@ -23,13 +25,23 @@ from ethoray.sweep.journal import open_journal
 from ethoray.sweep.proposals import Proposals, settle
 from ethoray.sweep.question import Question, grid
 from ethoray.sweep.samplers import sampler
-from ethoray.sweep.trial import matches, measure, resolve
+from ethoray.sweep.session import Session
+from ethoray.sweep.trial import _side_by_side, matches, measure, outcome, resolve
 
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     method = Raw(features=trial.suggest_categorical("features", ["auto", "generic"]))
     seed = trial.suggest_categorical("seed", list(flags.seeds))
     return Experiment(Windows(flags.dataset), method, (Linear(),), Budget(flags.steps), seed)
+
+
+def alphas(trial: optuna.Trial, flags: Flags) -> Experiment:
+    method = BAMS(
+        features="generic", short_channels=(4,), long_channels=(4,), head=(4,), horizon=0.2, warmup=0.2,
+        anchor_stride=9, alpha=trial.suggest_categorical("alpha", [0.0, 0.5, 1.0]),
+    )  # fmt: skip
+    data = Windows(flags.dataset, seconds=4.0, batch_size=2)
+    return Experiment(data, method, (Linear(),), Budget(flags.steps, device="cpu"), 0)
 
 
 @pytest.fixture
@@ -154,7 +166,8 @@ def test_the_direction_is_the_tasks(toy):
 def test_flags_are_the_same_for_every_sweep(capsys):
     flags = parse(Flags(), ["--seeds", "3", "4", "--steps", "9", "--gpus", "0.25", "--dry-run"])
     assert (flags.seeds, flags.steps, flags.gpus, flags.dry_run) == ((3, 4), 9, 0.25, True)
-    for wrong in (["--steps", "0"], ["--seeds", "1", "1"], ["--stops", "3"], ["--trials", "-1"]):
+    for wrong in (["--steps", "0"], ["--seeds", "1", "1"], ["--stops", "3"], ["--trials", "-1"],
+                  ["--cost", "peak_mb", "--together", "2"]):  # fmt: skip
         with pytest.raises(SystemExit):
             parse(Flags(), wrong)
 
@@ -180,6 +193,48 @@ def test_a_dataset_that_is_not_prepared_says_how(capsys):
         Sweep("letters", candidate, metric="running/raw", dataset="nowhere").main([])
     assert ended.value.code == 2
     assert "python datasets/nowhere.py --out nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "queue", "quick", "company"),
+    [
+        ({}, True, True, 8),
+        ({}, True, False, 1),
+        ({}, False, True, 1),
+        ({"together": 3}, False, False, 3),
+        ({"together": 3, "prune": "asha"}, True, True, 1),
+        ({"together": 3, "sampler": "tpe", "trials": 9}, True, True, 1),
+        ({"cost": "peak_mb"}, True, True, 1),
+        ({"gpus": 0.5}, True, True, 1),
+    ],
+)
+def test_trials_share_a_process_where_that_is_faster(toy, tmp_path, monkeypatch, flags, queue, quick, company):
+    asked = Flags(dataset=toy.uri, storage=str(tmp_path), **{"sampler": "grid", **flags})
+    session = Session(Sweep("alphas", alphas, metric="running/short"), asked, "why?")
+    monkeypatch.setattr("ethoray.sweep.session.gains", lambda *_: quick)
+    example = session.question.of({"alpha": 0.5})["work"].experiment
+    assert session._together(example, queue) == company
+
+
+def test_trials_that_differ_in_more_than_numbers_are_not_tried_together(toy, tmp_path, monkeypatch):
+    def widths(trial, flags):
+        return Experiment(Windows(flags.dataset, trial.suggest_categorical("seconds", [2.0, 4.0])), Raw(), (Linear(),))
+
+    asked = Flags(dataset=toy.uri, storage=str(tmp_path), sampler="grid")
+    session = Session(Sweep("letters", widths, metric="running/raw"), asked, "why?")
+    monkeypatch.setattr("ethoray.sweep.session.gains", lambda *_: pytest.fail("it was tried"))
+    assert session._together(session.question.of({"seconds": 2.0})["work"].experiment, True) == 1
+
+
+def test_alike_trials_of_two_shapes_are_two_cohorts(toy, tmp_path, monkeypatch):
+    flags, made = Flags(dataset=toy.uri, storage=str(tmp_path), steps=2), []
+    asked = Question(alphas, flags, toy, "running/short")
+    works = [asked.of({"alpha": alpha})["work"] for alpha in (0.0, 0.5, 1.0)]  # the first has no bootstrap
+    whole = cohort.train
+    monkeypatch.setattr(cohort, "train", lambda group, log: (made.append(len(group)), whole(group, log=log))[1])
+    answer = _side_by_side(works)
+    assert made == [1, 2] and not list(tmp_path.glob("*/turn.txt"))
+    assert answer["value"] == outcome(works[0])["value"] and all("value" in outcome(work) for work in works)
 
 
 def test_a_dry_run_trains_nothing(toy, tmp_path, capsys):

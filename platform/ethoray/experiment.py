@@ -119,9 +119,12 @@ def restore(folder: str | Path) -> tuple[Experiment, Encoder]:
 
 
 def evaluate(
-    experiment: Experiment, encoder: Encoder, dataset: store.Dataset, folder: str | Path
+    experiment: Experiment, encoder: Encoder, dataset: store.Dataset, folder: str | Path, alone: bool = True
 ) -> Mapping[str, float]:
-    """Embed every training and test recording with the frozen encoder, probe, and write the scores last."""
+    """Embed every training and test recording with the frozen encoder, probe, and write the scores last.
+
+    Peak memory is written down when the process was the experiment's ``alone``.
+    """
     folder = Path(folder)
     judges = _judges(experiment, dataset)
     for judge in judges:
@@ -143,7 +146,7 @@ def evaluate(
     if described:
         record.write_json(folder / "descriptions.json", described)
     parameters, seconds = sum(p.numel() for p in encoder.parameters()), time.perf_counter() - began
-    return record.finish(folder, scores, parameters=parameters, embed_seconds=seconds)
+    return record.finish(folder, scores, parameters=parameters, embed_seconds=seconds, alone=alone)
 
 
 def _judges(experiment: Experiment, dataset: store.Dataset) -> list[Judge]:

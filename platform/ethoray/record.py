@@ -119,13 +119,13 @@ def cleaning(folder: Path) -> tuple[str, ...]:
 def finished(folder: str | Path) -> dict[str, float] | None:
     """The scores of a finished run, or None."""
     path = Path(folder) / "scores.json"
-    if not path.exists():
-        return None
-    return dict(json.loads(path.read_text())["scores"])
+    return dict(json.loads(path.read_text())["scores"]) if path.exists() else None
 
 
-def finish(folder: Path, scores: Sequence[Score], *, parameters: int, embed_seconds: float = 0.0) -> dict[str, float]:
-    """Write the scores and what they cost, which ends the run; peak memory is that of the whole process."""
+def finish(
+    folder: Path, scores: Sequence[Score], *, parameters: int, embed_seconds: float = 0.0, alone: bool = True
+) -> dict[str, float]:
+    """Write the scores and what they cost, which ends the run; with peak memory if the process was its ``alone``."""
     lines = read_metrics(folder)
     tallies.write(folder, scores)
     document = {
@@ -138,7 +138,7 @@ def finish(folder: Path, scores: Sequence[Score], *, parameters: int, embed_seco
             "steps": lines[-1]["step"] if lines else 0,
             "parameters": parameters,
             "embed_seconds": embed_seconds,
-            "peak_mb": _peak() / 2**20,
+            **({"peak_mb": _peak() / 2**20} if alone else {}),
         },
         "monitors": _monitors(lines),
         "finished": time.time(),

@@ -94,7 +94,8 @@ def our_loss(encoder, inputs: torch.Tensor, bins: torch.Tensor, valid: torch.Ten
     z = encoder.encode(inputs)
     times = encoder.anchors(FRAMES)
     boot = encoder.bootstrap_loss("short", z, valid) + encoder.bootstrap_loss("long", z, valid)
-    return encoder.histogram_loss(z, bins, valid, times) + 0.15 * boot
+    there = {space: part[:, times] for space, part in z.items()}
+    return encoder.histogram_loss(there, bins, valid, times) + 0.15 * boot
 
 
 def main() -> None:

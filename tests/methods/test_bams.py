@@ -20,6 +20,11 @@ BODY = torch.tensor(
 ).float()
 
 
+def at(spaces, times):
+    """Spaces at some frames."""
+    return {name: z[:, times] for name, z in spaces.items()}
+
+
 def mice(step: int = 0, windows: int = 2, frames: int = 300, animals: int = 3) -> Batch:
     generator = torch.Generator().manual_seed(step)
     walk = torch.randn(windows, frames, animals, 1, 2, generator=generator).cumsum(1) * 2
@@ -78,7 +83,7 @@ def test_loss_equals_the_definition_written_out():
                 total += ((np.cumsum(histogram) - predicted[i]) ** 2).sum()
             count += 1
     bins = digitise(movement.targets, encoder.edges)
-    found = encoder.histogram_loss(z, bins, movement.valid, encoder.anchors(300))
+    found = encoder.histogram_loss(at(z, encoder.anchors(300)), bins, movement.valid, encoder.anchors(300))
     assert found.item() == pytest.approx(total / count, rel=1e-4)
 
 
@@ -89,7 +94,7 @@ def test_eighty_percent_of_the_window_ahead_must_be_tracked(tracked, counts):
     valid[0, 101 : 101 + tracked] = True
     z = {name: torch.randn(1, 300, 32) for name in ("short", "long")}
     bins = torch.zeros(1, 300, 6, dtype=torch.uint8)
-    loss = encoder.histogram_loss(z, bins, valid, torch.tensor([100]))
+    loss = encoder.histogram_loss(at(z, [100]), bins, valid, torch.tensor([100]))
     assert (loss.item() > 0) == counts and math.isfinite(loss.item())
 
 
@@ -114,8 +119,10 @@ def test_strides_over_all_phases_average_to_the_exact_loss():
     z = {name: torch.randn(3, 300, 32) for name in ("short", "long")}
     bins = torch.randint(0, 32, (3, 300, 6), dtype=torch.uint8)
     valid = torch.ones(3, 300, dtype=torch.bool)
-    exact = encoder.histogram_loss(z, bins, valid, torch.arange(30, 270))
-    strided = [encoder.histogram_loss(z, bins, valid, torch.arange(30 + p, 270, 10)) for p in range(10)]
+    exact, *strided = (
+        encoder.histogram_loss(at(z, times), bins, valid, times)
+        for times in (torch.arange(30, 270), *(torch.arange(30 + p, 270, 10) for p in range(10)))
+    )
     torch.testing.assert_close(torch.stack(strided).mean(), exact)
 
 
@@ -280,7 +287,7 @@ def test_the_head_sees_the_present_input_when_asked():
     inputs = encoder.normalise(encoder.features(batch))
     seen = {**encoder.encode(inputs), "input": inputs.requires_grad_()}
     bins = torch.zeros(6, 300, 6, dtype=torch.uint8)
-    encoder.histogram_loss(seen, bins, torch.ones(6, 300, dtype=torch.bool), torch.tensor([100])).backward()
+    encoder.histogram_loss(at(seen, [100]), bins, torch.ones(6, 300, dtype=torch.bool), torch.tensor([100])).backward()
     assert inputs.grad.abs().sum((0, 2)).nonzero().flatten().tolist() == [100]
 
 
@@ -429,7 +436,7 @@ def test_the_sequential_objective_is_the_definition_written_out():
         error = (found - (movement.targets[0, t + 1 : t + 11] / unit).clamp(-10, 10)).square()
         total += float(error.nanmean(0).sum())
         count += 1
-    loss = encoder.sequence_loss(z, movement.targets, movement.valid, encoder.anchors(300))
+    loss = encoder.sequence_loss(at(z, encoder.anchors(300)), movement.targets, movement.valid, encoder.anchors(300))
     assert loss.item() == pytest.approx(total / count, rel=1e-4)
     terms = encoder.train().loss(batch)
     assert "sequence" in terms and "histogram" not in terms

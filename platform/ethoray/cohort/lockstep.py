@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,9 @@ TOLERANCE = 1e-4
 GAIN = 1.1
 """How many times as fast stacking must be to be taken."""
 
+LONG = 0.25
+"""Seconds of a step alone from which on stacking is not tried: it would save calls, which are few, and need memory."""
+
 
 def fit_stacked(
     stack: Stack, stream: Stream, budget: Budget, resumes: Sequence[State | None]
@@ -38,7 +43,9 @@ def fit_stacked(
         if resume is None:
             with torch.no_grad():
                 learner.calibrate(stream)
-    stack.join()
+    begun = 0 if resumes[0] is None else int(resumes[0]["step"])
+    if begun < budget.steps:
+        stack.join(stream(begun).to(device))
     optimisers = [learner.optimiser(learner.groups(learner.lr)) for learner in learners]
     firsts = [0 if r is None else load_training(x, o, r) for x, o, r in zip(learners, optimisers, resumes, strict=True)]
     mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
@@ -61,6 +68,7 @@ def fit_stacked(
             found = _advance(learner, optimiser, {name: value[index] for name, value in terms.items()}, step)
             for name, value in found.items():
                 sums[index][name] = sums[index].get(name, torch.zeros((), device=device)) + value
+        stack.check()
         counted += 1
         spent += (time.perf_counter() - started) / len(learners)
         done = step + 1
@@ -111,6 +119,8 @@ def _progress(
 
 def faster(stack: Stack, stream: Stream, budget: Budget, first: int) -> bool:
     """Whether stacking is at least ``GAIN`` times as fast here; raises StackError as ``costs`` does."""
+    if _step(stack.learners[0], stream(first).to(budget.torch_device())) > LONG:
+        return False
     together, apart = costs(stack, stream, budget, first)
     return together * GAIN < apart
 
@@ -118,41 +128,48 @@ def faster(stack: Stack, stream: Stream, budget: Budget, first: int) -> bool:
 def costs(stack: Stack, stream: Stream, budget: Budget, first: int) -> tuple[float, float]:
     """Seconds of a step of all learners, stacked and one after the other; copies are tried, on batch ``first``.
 
-    Raises StackError when they cannot be stacked, or when losses, gradients or buffers are not those of each learner
-    alone within ``TOLERANCE``.
+    The first and the last learner are also computed alone. Raises StackError when they cannot be stacked, or when
+    losses, gradients or buffers of those two are not the same within ``TOLERANCE``.
     """
     device = budget.torch_device()
     mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
     batch = stream(first).to(device)
     with torch.random.fork_rng():
         _tried(stack.learners[:2], batch.part(slice(0, 2)), mixed)
-        copies = copy.deepcopy(stack.learners)
-        for learner in copies:
-            learner.to(device).train()
+        trial = Stack([learner.to(device).train() for learner in copy.deepcopy(stack.learners)])
+        for learner in trial.learners:
             with torch.no_grad():
                 learner.calibrate(stream)
-        trial = Stack(copy.deepcopy(copies))
-        trial.join()
+        ends = [0, len(trial.learners) - 1]
+        alone = {index: copy.deepcopy(trial.learners[index]) for index in ends}
+        trial.join(batch)
         losses = _attempt(trial, batch, mixed)["loss"].tolist()
-        alone = [_alone(learner, batch, mixed) for learner in copies]
-        for index, (mine, theirs) in enumerate(zip(copies, trial.learners, strict=True)):
-            _compare("loss", torch.tensor(losses[index]), torch.tensor(alone[index]))
-            others = dict(theirs.named_parameters())
-            for name, p in mine.named_parameters():
+        for index, learner in alone.items():
+            _compare("loss", torch.tensor(losses[index]), torch.tensor(_alone(learner, batch, mixed)))
+            others = dict(trial.learners[index].named_parameters())
+            for name, p in learner.named_parameters():
                 _compare(f"gradient of {name}", others[name].grad, p.grad)
-            for (name, b), (_, c) in zip(mine.named_buffers(), theirs.named_buffers(), strict=True):
+            for (name, b), (_, c) in zip(learner.named_buffers(), trial.learners[index].named_buffers(), strict=True):
                 _compare(name, c, b)
-        spent: dict[str, list[float]] = {"together": [], "apart": []}
-        for _ in range(2):
-            spent["together"].append(_seconds(lambda: _attempt(trial, batch, mixed)))
-            spent["apart"].append(_seconds(lambda: [_alone(learner, batch, mixed) for learner in copies]))
-    return min(spent["together"]), min(spent["apart"])
+        apart = len(trial.learners) * min(_seconds(partial(_alone, x, batch, mixed), device) for x in alone.values())
+        together = math.inf
+        for _ in range(4):  # the first ones still wait for memory
+            together = min(together, _seconds(lambda: _attempt(trial, batch, mixed), device))
+            if together * GAIN < apart:
+                break
+    return together, apart
+
+
+def _step(learner: Learner, batch: Batch) -> float:
+    tried = copy.deepcopy(learner).to(batch.mask.device).train()
+    with torch.random.fork_rng():
+        return min(_seconds(lambda: _alone(tried, batch, nullcontext), batch.mask.device) for _ in range(2))
 
 
 def _tried(learners: Sequence[Learner], batch: Batch, mixed: Any) -> None:
     """Raise StackError, soon, where one step of a few learners as they are built is not possible."""
     few = Stack([learner.to(batch.mask.device).train() for learner in copy.deepcopy(list(learners))])
-    few.join()
+    few.join(batch)
     _attempt(few, batch, mixed)
 
 
@@ -174,10 +191,12 @@ def _alone(learner: Learner, batch: Batch, mixed: Any) -> float:
     return float(loss.detach())
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of the processor where that computes: others who use it do not count."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _compare(what: str, stacked: Tensor | None, alone: Tensor | None) -> None:

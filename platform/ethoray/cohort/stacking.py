@@ -3,7 +3,8 @@
 Each learner stays what it is: its parameters and buffers become views into the stack, so that its own optimiser,
 clipping, moving averages, monitors and checkpoint work on it as they always do. Random draws are those of the seed,
 the same for all of them, as each would draw alone. Numbers in which learners differ (the fields of a method, or
-what a module keeps of them) are stacked beside the parameters.
+what a module keeps of them) are stacked beside the parameters. Buffers that are the same for all, and that no step
+writes to, are not stacked: what follows from them and the data alone, such as the targets, is computed once.
 """
 
 from __future__ import annotations
@@ -40,13 +41,29 @@ class Stack:
         self.learners = list(learners)
         self.numbers = _numbers(self.learners)
 
-    def join(self) -> None:
-        """Make views of every learner's parameters and buffers; what they hold stays."""
-        self.parameters = {n: _joined([dict(x.named_parameters())[n] for x in self.learners], p.requires_grad)
-                           for n, p in self.learners[0].named_parameters()}  # fmt: skip
-        self.buffers = {n: _joined([dict(x.named_buffers())[n] for x in self.learners], False)
-                        for n, _ in self.learners[0].named_buffers()}  # fmt: skip
+    def join(self, batch: Batch) -> None:
+        """Make views of every learner's parameters and buffers; what they hold stays. A step on a batch is tried."""
+        parameters = [dict(x.named_parameters()) for x in self.learners]
+        buffers = [dict(x.named_buffers()) for x in self.learners]
+        apart = _written(self.learners[0], batch)
+        apart |= {n for n, b in buffers[0].items() if not all(torch.equal(b, others[n]) for others in buffers)}
+        self.parameters = {
+            n: _joined([own[n] for own in parameters], p.requires_grad) for n, p in parameters[0].items()
+        }
+        self.buffers = {n: _joined([own[n] for own in buffers], False) for n in sorted(apart)}
+        self._same = {
+            f"{n} of learner {i}": (b, b._version)
+            for i, own in enumerate(buffers)
+            for n, b in own.items()
+            if n not in apart
+        }
         self._objective = Objective(self.learners[0])
+
+    def check(self) -> None:
+        """Raise StackError when a buffer that was taken for one of all learners has been written to."""
+        for name, (buffer, version) in self._same.items():
+            if buffer._version != version:
+                raise StackError(f"{name} has changed, which a first step left alone")
 
     def step(self, batch: Batch, mixed: Any) -> dict[str, Tensor]:
         """The loss terms of all learners, each (learner,), and their gradients into their parameters."""
@@ -103,6 +120,16 @@ class _Varied:
     def _put(self, space: dict[str, Any], name: str, value: Any) -> None:
         self._before.append((space, {name: space[name]}))
         space[name] = value
+
+
+def _written(learner: Learner, batch: Batch) -> set[str]:
+    """The buffers that a training step writes to."""
+    tried = copy.deepcopy(learner)
+    before = {name: buffer._version for name, buffer in tried.named_buffers()}
+    with torch.random.fork_rng():
+        tried.loss(batch)
+        tried.after_step(0)
+    return {name for name, buffer in tried.named_buffers() if buffer._version != before[name]}
 
 
 def _joined(tensors: Sequence[Tensor], learns: bool) -> Tensor:

@@ -215,8 +215,9 @@ class BAMSEncoder(Learner):
         movement = self.features(batch)
         inputs = self.normalise(movement)
         z, times = self.encode(inputs), self.anchors(batch.mask.shape[1])
-        seen = objectives.alone(z, self.method.alone * self.training)
-        seen = {**seen, "input": inputs} if self.method.head_sees_input else seen
+        here = {space: part[:, times] for space, part in z.items()}
+        seen = objectives.alone(here, self.method.alone * self.training)
+        seen = {**seen, "input": inputs[:, times]} if self.method.head_sees_input else seen
         if self.method.objective == "histogram":
             bins = digitise(movement.targets, self.edges)
             terms = {"histogram": self.histogram_loss(seen, bins, movement.valid, times)}
@@ -229,8 +230,7 @@ class BAMSEncoder(Learner):
             total = total + self.method.alpha * sum(boot.values())
             terms |= boot
         if self.meeting is not None:
-            both = torch.cat([part[:, times] for part in z.values()], -1)
-            terms["interaction"] = self.meeting(both, batch, self.spec, times, self.distance)
+            terms["interaction"] = self.meeting(torch.cat([*here.values()], -1), batch, self.spec, times, self.distance)
             total = total + self.method.interaction * terms["interaction"]
         return {"loss": total, **terms}
 
@@ -245,7 +245,7 @@ class BAMSEncoder(Learner):
     def histogram_loss(self, seen: Mapping[str, Tensor], bins: Tensor, valid: Tensor, times: Tensor) -> Tensor:
         """Mean over anchors of the squared earth mover's distance, summed over actions and bins.
 
-        What the head has ``seen`` are (sequence, time, channel), ``bins`` (sequence, time, action), ``valid``
+        What the head has ``seen`` are (sequence, anchor, channel), ``bins`` (sequence, time, action), ``valid``
         (sequence, time). Anchors with less than ``valid_fraction`` of their horizon tracked do not count, and
         frames that are not tracked are in no histogram.
         """
@@ -265,7 +265,7 @@ class BAMSEncoder(Learner):
 
     def _rows(self, seen: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         chosen = objectives.tracked(valid, times, self.horizon, self.method.valid_fraction)
-        return torch.cat([part[:, times][chosen] for part in seen.values()], -1), chosen
+        return torch.cat([part[chosen] for part in seen.values()], -1), chosen
 
     def bootstrap_loss(
         self, space: str, z: Mapping[str, Tensor], valid: Tensor, taught: Tensor | None = None

@@ -8,10 +8,13 @@ integers, from which the loss and its gradient follow in closed form.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ethoray.nn.convolution import stacking
 
 
 def equal_edges(values: np.ndarray, bins: int, still: float) -> np.ndarray:
@@ -93,12 +96,15 @@ def emd2(logits: Tensor, counts: Tensor) -> Tensor:
     floating type, ``counts`` of any type (those of ``future_counts``, or cumulative probabilities). The value and the
     gradient, a closed form computed with it, are in float32, or float64 for float64 logits, autocast or not.
     """
-    return _EMD2.apply(logits, counts)
+    value: Tensor = _EMD2.apply(logits, counts)[0]
+    return value
 
 
 class _EMD2(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, logits: Tensor, counts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(logits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         classes = logits.shape[-1]
         dtype = torch.promote_types(logits.dtype, torch.float32)
         with torch.autocast(logits.device.type, enabled=False):
@@ -111,11 +117,15 @@ class _EMD2(torch.autograd.Function):
             # dL/dp_j = 2 sum_{k >= j} gap_k; through the softmax: p * (g - <p, g>)
             g = gap @ upper.T
             grad = (g - (p * g).sum(-1, keepdim=True)).mul_(p).mul_(2)
-            ctx.save_for_backward(grad.view(logits.shape).to(logits.dtype))
-            return torch.linalg.vector_norm(gap).square()
+            return torch.linalg.vector_norm(gap).square(), grad.view(logits.shape).to(logits.dtype)
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
         return grad * upstream.to(grad.dtype), None
 
@@ -124,8 +134,10 @@ def streamed(head: nn.Module, loss: Callable[[Tensor, slice], Tensor], rows: Ten
     """``sum over chunks of loss(head(rows[chunk]), chunk)``, never holding the head's activations at once.
 
     The gradient of each chunk is taken while its activations are still in the cache; on the GPU one chunk is
-    everything. ``loss`` must be a sum over rows.
+    everything. ``loss`` must be a sum over rows. Networks that are stacked hold them all.
     """
+    if stacking():
+        return loss(head(rows), slice(None))
     parameters = [p for p in head.parameters() if p.requires_grad]
     if rows.device.type == "cuda":
         chunk = 1 << 18

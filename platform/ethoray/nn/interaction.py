@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ethoray import geometry
 from ethoray.batch import Batch, Spec
+from ethoray.nn.convolution import PReLU
 from ethoray.nn.features import sequences
 from ethoray.nn.mlp import mlp
 from ethoray.nn.parallel import shared_mean
@@ -17,7 +18,7 @@ class DistanceRegression(nn.ModuleList):
 
     def __init__(self, width: int, hidden: int = 64) -> None:
         super().__init__()
-        self.append(nn.Sequential(nn.Linear(width, hidden), nn.PReLU()))
+        self.append(nn.Sequential(nn.Linear(width, hidden), PReLU()))
         self.append(mlp((hidden, hidden, 1)))
 
     def forward(self, both: Tensor, batch: Batch, spec: Spec, times: Tensor, unit: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
 """Causal dilated temporal convolutions (Bai, Kolter & Koltun 2018, "An empirical evaluation of generic
 convolutional and recurrent networks for sequence modeling"), on (batch, time, feature) tensors.
 
-Time-major features are what a convolution library calls channels-last: no transposes, and every frame is a
-row that linear heads can use as it is.
+Features last is what a convolution library calls channels-last: no transposes, and every frame is a row that
+linear heads can use as it is. On a processor ``nn.convolution`` does without the library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ethoray.nn.convolution import causal, prelu, suits, time_first
 from ethoray.nn.parallel import random_bytes
 
 
@@ -36,14 +38,19 @@ class Dropout(nn.Module):
 
 
 class _Masked(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, keep: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
+    def forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
         return (x * keep).mul_(scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        _, keep, ctx.scale = inputs
+        ctx.save_for_backward(keep)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return (grad * keep).mul_(ctx.scale), None, None
 
@@ -67,6 +74,8 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, inputs) -> (batch, time, outputs); zeros before the first frame."""
+        if suits(x):
+            return causal(x, self.weight(), self.bias, self.dilation)
         return self._convolve(F.pad(x, (0, 0, self.span, 0)))
 
     def step(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -76,12 +85,15 @@ class CausalConv(nn.Module):
         joined = torch.cat([before, x], 1)
         return self._convolve(joined), joined[:, joined.shape[1] - self.span :].clone()
 
+    def weight(self) -> Tensor:
+        """The weights (outputs, inputs, kernel)."""
+        if self.length is None:
+            return self.direction
+        scale = self.length / self.direction.flatten(1).norm(dim=1).clamp(min=1e-12)
+        return self.direction * scale[:, None, None]
+
     def _convolve(self, padded: Tensor) -> Tensor:
-        weight: Tensor = self.direction
-        if self.length is not None:
-            scale = self.length / self.direction.flatten(1).norm(dim=1).clamp(min=1e-12)
-            weight = self.direction * scale[:, None, None]
-        weight = weight.unsqueeze(2)
+        weight = self.weight().unsqueeze(2)
         image = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (batch, inputs, 1, time), channels last in memory
         out = F.conv2d(
             image,
@@ -107,17 +119,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, inputs) -> (batch, time, outputs)."""
-        y = self.dropout(F.prelu(self.first(x), self.slopes[0]))
-        y = self.dropout(F.prelu(self.second(y), self.slopes[1]))
-        straight = x if self.shortcut is None else self.shortcut(x)
-        return F.prelu(y + straight, self.slopes[2])
+        y = self.dropout(prelu(self.first(x), self.slopes[0]))
+        y = self.dropout(prelu(self.second(y), self.slopes[1]))
+        return prelu(y + self._straight(x), self.slopes[2])
 
     def step(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The next frames of a stream without dropout, and what both convolutions keep of them."""
         y, first = self.first.step(x, first)
-        y, second = self.second.step(F.prelu(y, self.slopes[0]), second)
-        straight = x if self.shortcut is None else self.shortcut(x)
-        return F.prelu(F.prelu(y, self.slopes[1]) + straight, self.slopes[2]), first, second
+        y, second = self.second.step(prelu(y, self.slopes[0]), second)
+        return prelu(prelu(y, self.slopes[1]) + self._straight(x), self.slopes[2]), first, second
+
+    def _straight(self, x: Tensor) -> Tensor:
+        if self.shortcut is None:
+            return x
+        if suits(x):
+            return causal(x, self.shortcut.weight[..., None], self.shortcut.bias, 1)
+        out: Tensor = self.shortcut(x)
+        return out
 
 
 class TCN(nn.Module):
@@ -148,6 +166,7 @@ class TCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, inputs) -> (batch, time, channels[-1])."""
+        x = time_first(x) if suits(x) else x
         for block in self.blocks:
             x = block(x)
         return x

@@ -116,7 +116,9 @@ def _side_by_side(works: Sequence[Work]) -> dict[str, Any]:
                 turn.touch()
                 alive = guards.enter_context(signs_of_life(folders[0] / HUNG, works[0].limit))
                 torch.set_num_threads(works[0].cpus)
-                cohort.train([(w.experiment, w.folder) for w in works], log=lambda index, progress: alive())
+                for places in cohort.together([work.experiment for work in works]):
+                    group = [(works[i].experiment, works[i].folder) for i in places]
+                    cohort.train(group, log=lambda index, progress: alive())
             turn.unlink()
             return outcome(works[0])
         except Exception as error:  # not of one of them, which would be told in its folder
