@@ -1,6 +1,6 @@
-"""Trials an hour of an α sweep: as separate processes, in workers that are used again, as cohorts, and in a bare loop.
+"""Trials an hour of an α sweep: as separate processes, in workers that are used again, as one cohort, in a bare loop.
 
-python tests/bench/sweep.py --trials 24 --steps 60
+python tests/bench/sweep.py --trials 24 --steps 60 --batch-size 8
 
 All of them train, score and mirror into MLflow the same trials; the bare loop is one Optuna study in one process. Time
 is CPU-seconds of all processes together, so that a busy machine says the same; each way is also run with a third of the
@@ -33,15 +33,16 @@ MARK = "ETHORAY_BENCH"
 
 def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
     """Small BAMS with this weight of its bootstrap."""
-    alpha = trial.suggest_categorical("alpha", [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
+    alpha = trial.suggest_categorical("alpha", [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
     return usual(BAMS(**{**BAMS.presets["small"], "alpha": alpha}), trial, flags)
 
 
-def flags(place: Path, trials: int, steps: int) -> Flags:
-    """What every way is asked: ``trials`` of the grid of eight weights and three seeds."""
+def flags(place: Path, trials: int, steps: int, batch_size: int) -> Flags:
+    """What every way is asked: ``trials`` of the grid of eight weights and three seeds, each in its own worker."""
     return Flags(
-        dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid", seconds=8.0
-    )
+        dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid", seconds=8.0,
+        batch_size=batch_size, together=1,
+    )  # fmt: skip
 
 
 def bare(asked: Flags) -> None:
@@ -68,14 +69,14 @@ def reused(asked: Flags) -> None:
 
 
 def cohort(asked: Flags) -> None:
-    """The sweep, with up to eight trials in a process."""
-    reused(replace(asked, together=8))
+    """The sweep, with all trials in one process."""
+    reused(replace(asked, together=asked.trials, at_once=1))
 
 
 def separate(asked: Flags) -> None:
     """A process for every trial."""
     for number in range(asked.trials or 0):
-        if work(["one", asked.storage, str(asked.trials), str(asked.steps), str(number)]).wait():
+        if work(["one", asked.storage, *map(str, (asked.trials, asked.steps, asked.batch_size, number))]).wait():
             raise SystemExit(f"trial {number} failed")
 
 
@@ -97,13 +98,13 @@ def work(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
     )
 
 
-def cpu(way: str, place: Path, trials: int, steps: int) -> tuple[float, float]:
+def cpu(way: str, place: Path, *asked: int) -> tuple[float, float]:
     """CPU-seconds and seconds of one way; of every process it starts, read until it ends.
 
     Ray's processes are not waited for by whom they work for, so the system does not add them up by itself.
     """
     mark, seen, began = f"{MARK}={place}".encode(), dict[str, int](), time.perf_counter()
-    command = work([way, str(place), str(trials), str(steps)], **{MARK: str(place)})
+    command = work([way, str(place), *map(str, asked)], **{MARK: str(place)})
     while running := [process for process in os.listdir("/proc") if process.isdigit()]:
         for process in running:
             with suppress(OSError):
@@ -122,6 +123,7 @@ def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--trials", type=int, default=24)
     words.add_argument("--steps", type=int, default=60)
+    words.add_argument("--batch-size", type=int, default=8)
     asked = words.parse_args()
     few = max(1, asked.trials // 3)
     with tempfile.TemporaryDirectory(prefix="bench") as place:
@@ -129,9 +131,9 @@ def main() -> None:
         spent = {way: {} for way in WAYS}
         for trials in (few, asked.trials):
             for way in WAYS:
-                spent[way][trials] = cpu(way, Path(place) / f"{way}{trials}", trials, asked.steps)
+                spent[way][trials] = cpu(way, Path(place) / f"{way}{trials}", trials, asked.steps, asked.batch_size)
     each = {way: (many[asked.trials][0] - many[few][0]) / (asked.trials - few) for way, many in spent.items()}
-    print(f"{asked.trials} trials of {asked.steps} steps; ideal is the bare loop")
+    print(f"{asked.trials} trials of {asked.steps} steps, {asked.batch_size} windows each; ideal is the bare loop")
     for way in WAYS:
         whole, wall = spent[way][asked.trials]
         print(
@@ -143,7 +145,8 @@ def main() -> None:
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if len(sys.argv) > 3 and sys.argv[1] in (*WAYS, "one"):
-        question = flags(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-        one(question, int(sys.argv[5])) if sys.argv[1] == "one" else globals()[sys.argv[1]](question)
+        numbers = [int(word) for word in sys.argv[3:]]
+        question = flags(Path(sys.argv[2]), *numbers[:3])
+        one(question, numbers[3]) if sys.argv[1] == "one" else globals()[sys.argv[1]](question)
     else:
         main()

@@ -46,6 +46,15 @@ def test_a_prelu_and_its_gradients_are_those_of_the_library(slope):
     assert PReLU().state_dict().keys() == nn.PReLU().state_dict().keys()
 
 
+@pytest.mark.parametrize("slope", [0.1, 1e-9, 0.0, 1.0, -0.5])
+def test_a_convolution_with_its_prelu_is_one_after_the_other(slope):
+    torch.manual_seed(0)
+    inputs = *(drawn(3, 20, 5), drawn(7, 5, 3), drawn(7)), torch.tensor([slope], dtype=torch.float64).requires_grad_()
+    ours, theirs = causal(*inputs[:3], 4, inputs[3]), F.prelu(by_library(*inputs[:3], 4), inputs[3])
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients(ours, *inputs), gradients(theirs, *inputs))
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_stacked_networks_are_those_alone(shared):
     torch.manual_seed(0)
@@ -53,7 +62,7 @@ def test_stacked_networks_are_those_alone(shared):
     x = drawn(3, 20, 5) if shared else drawn(4, 3, 20, 5)
 
     def net(x, weight, bias, slope):
-        return prelu(causal(x, weight, bias, 4), slope)
+        return prelu(causal(x, weight, bias, 4, slope), -slope)
 
     found = vmap(net, in_dims=(None if shared else 0, 0, 0, 0))(x, weight, bias, slope)
     each = [net(x if shared else x[i], weight[i], bias[i], slope[i]) for i in range(4)]
@@ -120,7 +129,7 @@ def test_stacked_networks_of_mixed_precision_are_near_those_alone():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(3, 20, 5), torch.randn(4, 7, 5, 3), torch.randn(4, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        found = vmap(lambda w, b: causal(x, w, b, 4))(weight, bias)
+        found = vmap(lambda w, b: causal(x, w, b, 4, torch.full((1,), 0.1)))(weight, bias)
     assert found.dtype == torch.bfloat16
-    each = torch.stack([by_library(x, w, b, 4) for w, b in zip(weight, bias, strict=True)])
+    each = torch.stack([F.leaky_relu(by_library(x, w, b, 4), 0.1) for w, b in zip(weight, bias, strict=True)])
     torch.testing.assert_close(found.float(), each, rtol=0.05, atol=0.1)

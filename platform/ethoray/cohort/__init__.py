@@ -166,6 +166,7 @@ class _Cohort:
     def __init__(self, candidates: list[_Candidate], dataset: store.Dataset, memory: Memory, log: Log | None) -> None:
         self.candidates, self.dataset, self.memory, self.log = candidates, dataset, memory, log
         self.streams: dict[int, Stream] = {}
+        self.quick: bool | None = None  # whether stacking is faster, once it was tried
 
     def go(self, way: Way) -> None:
         """Train all, then score all."""
@@ -249,10 +250,11 @@ class _Cohort:
             return "only what learns by gradient descent, and is not compiled, has a loss to stack", None
         try:
             stack = Stack(learners)
-            quick = faster(stack, self.streams[first.experiment.seed], budget, first.step)
+            if self.quick is None:
+                self.quick = faster(stack, self.streams[first.experiment.seed], budget, first.step)
         except StackError as error:
             return str(error), None
-        return ("stacked is slower", None) if way == "auto" and not quick else ("", stack)
+        return ("stacked is slower", None) if way == "auto" and not self.quick else ("", stack)
 
     def _score(self) -> None:
         """Score every candidate; recordings are read, and features computed, once while memory lasts."""

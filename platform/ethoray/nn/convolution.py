@@ -2,8 +2,9 @@
 
 On a processor a library's convolution pads a copy of its input, multiplies with the zeros of taps that lie before the
 first frame, and turns memory around. Here every tap is one product of matrices on a slice of the frames themselves:
-time comes first in memory, so that frames so many earlier are a slice. For networks that ``torch.func.vmap`` stacks
-it is one product for all of them. Values and gradients are those of ``F.conv1d`` and ``F.prelu``, to rounding.
+time comes first in memory, so that frames so many earlier are a slice; and PReLU, which can be undone, takes no memory
+of its own. ``torch.func.vmap`` stacks both. Values and gradients are those of ``F.conv1d`` and ``F.prelu``, but for
+rounding.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+_INVERTIBLE = 1e-3  # with slopes above it a result tells what it was made of
 
 
 def suits(x: Tensor) -> bool:
@@ -35,17 +38,19 @@ def time_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous().transpose(0, 1)
 
 
-def causal(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-    """Convolution over the present frame and those before; zeros before the first.
+def causal(x: Tensor, weight: Tensor, bias: Tensor, dilation: int, slope: Tensor | None = None) -> Tensor:
+    """Convolution over the present frame and those before, zeros before the first; then PReLU, if there is a slope.
 
     From (batch, time, inputs) to (batch, time, outputs), with time first in memory; ``weight`` is (outputs, inputs,
-    kernel), whose last tap sees the present frame, ``bias`` (outputs,).
+    kernel), whose last tap sees the present frame, ``bias`` (outputs,), ``slope`` (1,).
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    if slope is not None and (x.device.type != "cpu" or slope.dtype != x.dtype):
+        return prelu(causal(x, weight, bias, dilation), slope.to(x.dtype))
     x, weight = x.transpose(0, 1).contiguous(), weight.permute(2, 1, 0).contiguous()
-    out: Tensor = _Causal.apply(x[None], weight[None], bias[None], dilation)
+    out: Tensor = _Causal.apply(x[None], weight[None], bias[None], slope, dilation)
     return out.squeeze(0).transpose(0, 1)
 
 
@@ -53,7 +58,7 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """``x`` where it is positive, ``slope * x`` elsewhere; ``slope`` (1,)."""
     if not suits(x) or x.device.type != "cpu":
         return F.prelu(x, slope)
-    out: Tensor = _PReLU.apply(x[None], slope.to(x.dtype))
+    out: Tensor = _PReLU.apply(x[None], slope)
     return out.squeeze(0)
 
 
@@ -66,53 +71,65 @@ class PReLU(nn.PReLU):
 
 
 class _Causal(torch.autograd.Function):
-    """(net, time, batch, inputs), weights (net, kernel, inputs, outputs), biases (net, outputs)."""
+    """(net, time, batch, inputs), weights (net, kernel, inputs, outputs), biases (net, outputs), also slopes (net,)."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-        nets, frames, batch, _ = x.shape
-        rows = x.flatten(1, 2)
-        out = torch.baddbmm(bias[:, None], rows, weight[:, -1])
-        for tap, late in _earlier(weight, frames, dilation):
-            out[:, late * batch :].baddbmm_(rows[:, : (frames - late) * batch], weight[:, tap])
-        return out.view(nets, frames, batch, -1)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None, dilation: int) -> Tensor:
+        out = _products(x.flatten(1, 2), weight, bias, dilation * x.shape[2])
+        if slope is not None:
+            for net, value in zip(out, slope.tolist(), strict=True):
+                F.leaky_relu_(net, value)
+        return out.view(*x.shape[:3], -1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
-        x, weight, _, ctx.dilation = inputs
-        ctx.save_for_backward(x, weight)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+        x, weight, bias, slope, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight, bias, slope, None if slope is None else output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        _, frames, batch, _ = x.shape
-        rows, above = x.flatten(1, 2), grad.flatten(1, 2)
-        to_x = above @ weight[:, -1].mT if ctx.needs_input_grad[0] else None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None, None]:
+        x, weight, bias, slope, out = ctx.saved_tensors
+        rows, grad, step = x.flatten(1, 2), grad.flatten(1, 2), ctx.dilation * x.shape[2]
+        to_slope = None
+        if slope is not None:
+            told = bool((slope > _INVERTIBLE).all())
+            made = out.flatten(1, 2) if told else _products(rows, weight, bias, step)
+            grad, to_slope = _through_prelu(grad, made, slope)
+            to_slope = to_slope / slope if told else to_slope
+        to_x = grad @ weight[:, -1].mT if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight)
-        to_weight[:, -1] = rows.mT @ above
-        for tap, late in _earlier(weight, frames, ctx.dilation):
-            seen, where = slice((frames - late) * batch), slice(late * batch, None)
-            to_weight[:, tap] = rows[:, seen].mT @ above[:, where]
+        to_weight[:, -1] = rows.mT @ grad
+        for tap, late in _earlier(weight, rows.shape[1], step):
+            to_weight[:, tap] = rows[:, :-late].mT @ grad[:, late:]
             if to_x is not None:
-                to_x[:, seen].baddbmm_(above[:, where], weight[:, tap].mT)
-        return None if to_x is None else to_x.view_as(x), to_weight, above.sum(1), None
+                to_x[:, :-late].baddbmm_(grad[:, late:], weight[:, tap].mT)
+        return None if to_x is None else to_x.view_as(x), to_weight, grad.sum(1), to_slope, None
 
     @staticmethod
     def vmap(
-        info: Any, dims: Sequence[int | None], x: Tensor, weight: Tensor, bias: Tensor, dilation: int
+        info: Any, dims: Sequence[int | None], x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None, step: int
     ) -> tuple[Tensor, int]:
-        stacked = _stacked(info.batch_size, dims, x, weight, bias)
-        out: Tensor = _Causal.apply(*(value.flatten(0, 1) for value in stacked), dilation)
+        given = [x, weight, bias] if slope is None else [x, weight, bias, slope]
+        nets = [value.flatten(0, 1) for value in _stacked(info.batch_size, dims, *given)]
+        out: Tensor = _Causal.apply(*nets, *[None] * (4 - len(nets)), step)
         return out.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _earlier(weight: Tensor, frames: int, dilation: int) -> Iterator[tuple[int, int]]:
-    """Taps that see earlier frames with how many, without those that would only see what is before the first."""
-    present = weight.shape[1] - 1
-    for tap in range(present):
-        late = (present - tap) * dilation
-        if late < frames:
+def _products(rows: Tensor, weight: Tensor, bias: Tensor, step: int) -> Tensor:
+    """The convolution of (net, row, inputs); a tap sees rows ``step`` earlier than the one after it."""
+    out = torch.baddbmm(bias[:, None], rows, weight[:, -1])
+    for tap, late in _earlier(weight, rows.shape[1], step):
+        out[:, late:].baddbmm_(rows[:, :-late], weight[:, tap])
+    return out
+
+
+def _earlier(weight: Tensor, rows: int, step: int) -> Iterator[tuple[int, int]]:
+    """Taps before the last with how many rows earlier they see, but those that would only see what is before all."""
+    last = weight.shape[1] - 1
+    for tap in range(last):
+        late = (last - tap) * step
+        if late < rows:
             yield tap, late
 
 
@@ -133,18 +150,22 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, slope = ctx.saved_tensors
-        to_x, to_slope, below = torch.empty_like(x), torch.empty_like(slope), torch.empty_like(x[0])
-        for net, value in enumerate(slope.tolist()):
-            torch.ops.aten.leaky_relu_backward.grad_input(grad[net], x[net], value, False, grad_input=to_x[net])
-            to_slope[net] = torch.clamp(x[net], max=0, out=below).mul_(grad[net]).sum()
-        return to_x, to_slope
+        return _through_prelu(grad, *ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, dims: Sequence[int | None], x: Tensor, slope: Tensor) -> tuple[Tensor, int]:
         x, slope = _stacked(info.batch_size, dims, x, slope)
         out: Tensor = _PReLU.apply(x.flatten(0, 1), slope.flatten(0, 1))
         return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _through_prelu(grad: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of (net, ...) inputs and of slopes (net,)."""
+    to_x, to_slope, below = torch.empty_like(x), torch.empty_like(slope), torch.empty_like(x[0])
+    for net, value in enumerate(slope.tolist()):
+        torch.ops.aten.leaky_relu_backward.grad_input(grad[net], x[net], value, False, grad_input=to_x[net])
+        to_slope[net] = torch.clamp(x[net], max=0, out=below).mul_(grad[net]).sum()
+    return to_x, to_slope
 
 
 def _stacked(size: int, dims: Sequence[int | None], *values: Tensor) -> list[Tensor]:

@@ -72,11 +72,12 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(plain.bias.detach().clone())
         self.dilation, self.span = dilation, (kernel - 1) * dilation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, inputs) -> (batch, time, outputs); zeros before the first frame."""
+    def forward(self, x: Tensor, slope: Tensor | None = None) -> Tensor:
+        """(batch, time, inputs) -> (batch, time, outputs); zeros before the first frame. With a slope, then PReLU."""
         if suits(x):
-            return causal(x, self.weight(), self.bias, self.dilation)
-        return self._convolve(F.pad(x, (0, 0, self.span, 0)))
+            return causal(x, self.weight(), self.bias, self.dilation, slope)
+        out = self._convolve(F.pad(x, (0, 0, self.span, 0)))
+        return out if slope is None else prelu(out, slope)
 
     def step(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same for the next frames of a stream: their outputs, and the ``span`` frames the next step needs."""
@@ -119,8 +120,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, time, inputs) -> (batch, time, outputs)."""
-        y = self.dropout(prelu(self.first(x), self.slopes[0]))
-        y = self.dropout(prelu(self.second(y), self.slopes[1]))
+        y = self.dropout(self.first(x, self.slopes[0]))
+        y = self.dropout(self.second(y, self.slopes[1]))
         return prelu(y + self._straight(x), self.slopes[2])
 
     def step(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
