@@ -289,6 +289,12 @@ def test_buffers_that_no_step_writes_are_not_stacked():
     made[1].edges += 1
     with pytest.raises(StackError, match="edges of learner 1 has changed"):
         stack.check()
+    made[1].edges.copy_(made[0].edges)
+    stack.join(stream(0))
+    made[0].edges = made[0].edges.clone()
+    with pytest.raises(StackError, match="edges of learner 0 has changed"):
+        stack.check()
+    made[1].edges += 1
     stack.join(stream(0))  # what differs is stacked
     assert stack.buffers.keys() == {"edges"}
     made, stream = learners((Affine(), Affine(pull=0.5)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -51,19 +51,15 @@ class Stack:
             n: _joined([own[n] for own in parameters], p.requires_grad) for n, p in parameters[0].items()
         }
         self.buffers = {n: _joined([own[n] for own in buffers], False) for n in sorted(apart)}
-        self._same = {
-            f"{n} of learner {i}": (b, b._version)
-            for i, own in enumerate(buffers)
-            for n, b in own.items()
-            if n not in apart
-        }
+        self._same = [_versions(learner, buffers[0].keys() - apart) for learner in self.learners]
         self._objective = Objective(self.learners[0])
 
     def check(self) -> None:
         """Raise StackError when a buffer that was taken for one of all learners has been written to."""
-        for name, (buffer, version) in self._same.items():
-            if buffer._version != version:
-                raise StackError(f"{name} has changed, which a first step left alone")
+        for index, same in enumerate(self._same):
+            for name, (holder, buffer, version) in same.items():
+                if holder[name.rpartition(".")[2]] is not buffer or buffer._version != version:
+                    raise StackError(f"{name} of learner {index} has changed, which a first step left alone")
 
     def step(self, batch: Batch, mixed: Any) -> dict[str, Tensor]:
         """The loss terms of all learners, each (learner,), and their gradients into their parameters."""
@@ -125,11 +121,20 @@ class _Varied:
 def _written(learner: Learner, batch: Batch) -> set[str]:
     """The buffers that a training step writes to."""
     tried = copy.deepcopy(learner)
-    before = {name: buffer._version for name, buffer in tried.named_buffers()}
+    before = _versions(tried, dict(tried.named_buffers()))
     with torch.random.fork_rng():
         tried.loss(batch)
         tried.after_step(0)
-    return {name for name, buffer in tried.named_buffers() if buffer._version != before[name]}
+    return {n for n, b in tried.named_buffers() if b is not before[n][1] or b._version != before[n][2]}
+
+
+def _versions(learner: Learner, names: Iterable[str]) -> dict[str, tuple[dict[str, Tensor | None], Tensor, int]]:
+    """Buffers by name, with what holds them and how often they have been written to."""
+    found = {}
+    for name in names:
+        buffer, holder = learner.get_buffer(name), learner.get_submodule(name.rpartition(".")[0])._buffers
+        found[name] = holder, buffer, buffer._version
+    return found
 
 
 def _joined(tensors: Sequence[Tensor], learns: bool) -> Tensor:
