@@ -43,6 +43,9 @@ def test_a_prelu_and_its_gradients_are_those_of_the_library(slope):
     x, a = drawn(3, 4, 5), torch.tensor([slope], dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(prelu(x, a), F.prelu(x, a))
     torch.testing.assert_close(gradients(prelu(x, a), x, a), gradients(F.prelu(x, a), x, a))
+    y = drawn(3, 4, 5)
+    torch.testing.assert_close(prelu(x, a, y), F.prelu(x + y, a))
+    torch.testing.assert_close(gradients(prelu(x, a, y), x, a, y), gradients(F.prelu(x + y, a), x, a, y))
     assert PReLU().state_dict().keys() == nn.PReLU().state_dict().keys()
 
 
@@ -62,7 +65,7 @@ def test_stacked_networks_are_those_alone(shared):
     x = drawn(3, 20, 5) if shared else drawn(4, 3, 20, 5)
 
     def net(x, weight, bias, slope):
-        return prelu(causal(x, weight, bias, 4, slope), -slope)
+        return prelu(causal(x, weight, bias, 4, slope), -slope, causal(x, 2 * weight, bias, 1))
 
     found = vmap(net, in_dims=(None if shared else 0, 0, 0, 0))(x, weight, bias, slope)
     each = [net(x if shared else x[i], weight[i], bias[i], slope[i]) for i in range(4)]

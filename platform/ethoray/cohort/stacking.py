@@ -51,6 +51,7 @@ class Stack:
             n: _joined([own[n] for own in parameters], p.requires_grad) for n, p in parameters[0].items()
         }
         self.buffers = {n: _joined([own[n] for own in buffers], False) for n in sorted(apart)}
+        self._owns = {n: [own[n] for own in parameters] for n in parameters[0]}
         self._same = [_versions(learner, buffers[0].keys() - apart) for learner in self.learners]
         self._objective = Objective(self.learners[0])
 
@@ -70,10 +71,10 @@ class Stack:
                 self.parameters, self.buffers, {n: v.clone() for n, v in self.numbers.items()}
             )
         terms["loss"].sum().backward()
-        for index, learner in enumerate(self.learners):
-            for name, own in learner.named_parameters():
-                grad = self.parameters[name].grad
-                own.grad = None if grad is None else grad[index]
+        for name, value in self.parameters.items():
+            grads = [None] * len(self.learners) if value.grad is None else value.grad.unbind()
+            for own, grad in zip(self._owns[name], grads, strict=True):
+                own.grad = grad
         return {name: value.detach() for name, value in terms.items()}
 
     def _alone(

@@ -9,7 +9,7 @@ rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_INVERTIBLE = 1e-3  # with slopes above it a result tells what it was made of
+_INVERTIBLE = 1e-3  # slopes above it
 
 
 def suits(x: Tensor) -> bool:
@@ -54,11 +54,11 @@ def causal(x: Tensor, weight: Tensor, bias: Tensor, dilation: int, slope: Tensor
     return out.squeeze(0).transpose(0, 1)
 
 
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """``x`` where it is positive, ``slope * x`` elsewhere; ``slope`` (1,)."""
+def prelu(x: Tensor, slope: Tensor, more: Tensor | None = None) -> Tensor:
+    """``x``, or ``x + more``, where it is positive, ``slope`` (1,) times that elsewhere."""
     if not suits(x) or x.device.type != "cpu":
-        return F.prelu(x, slope)
-    out: Tensor = _PReLU.apply(x[None], slope)
+        return F.prelu(x if more is None else x + more, slope)
+    out: Tensor = _PReLU.apply(x[None], slope, None if more is None else more[None])
     return out.squeeze(0)
 
 
@@ -93,10 +93,7 @@ class _Causal(torch.autograd.Function):
         rows, grad, step = x.flatten(1, 2), grad.flatten(1, 2), ctx.dilation * x.shape[2]
         to_slope = None
         if slope is not None:
-            told = bool((slope > _INVERTIBLE).all())
-            made = out.flatten(1, 2) if told else _products(rows, weight, bias, step)
-            grad, to_slope = _through_prelu(grad, made, slope)
-            to_slope = to_slope / slope if told else to_slope
+            grad, to_slope = _through_prelu(grad, slope, out.flatten(1, 2), lambda: _products(rows, weight, bias, step))
         to_x = grad @ weight[:, -1].mT if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight)
         to_weight[:, -1] = rows.mT @ grad
@@ -134,38 +131,51 @@ def _earlier(weight: Tensor, rows: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 class _PReLU(torch.autograd.Function):
-    """(net, ...) with a slope for each net (net,)."""
+    """(net, ...), or the sum of two, with a slope for each net (net,)."""
 
     @staticmethod
-    def forward(x: Tensor, slope: Tensor) -> Tensor:
-        out = torch.empty_like(x)
+    def forward(x: Tensor, slope: Tensor, more: Tensor | None) -> Tensor:
+        out = torch.empty_like(x) if more is None else x + more
         for net, value in enumerate(slope.tolist()):
-            torch.ops.aten.leaky_relu.out(x[net], value, out=out[net])
+            torch.ops.aten.leaky_relu.out((x if more is None else out)[net], value, out=out[net])
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, slope, more = inputs
+        ctx.save_for_backward(slope, output, *((None, None) if _tells(slope) else (x, more)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return _through_prelu(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        slope, out, x, more = ctx.saved_tensors
+        to_x, to_slope = _through_prelu(grad, slope, out, lambda: x if more is None else x + more)
+        return to_x, to_slope, to_x if ctx.needs_input_grad[2] else None
 
     @staticmethod
-    def vmap(info: Any, dims: Sequence[int | None], x: Tensor, slope: Tensor) -> tuple[Tensor, int]:
-        x, slope = _stacked(info.batch_size, dims, x, slope)
-        out: Tensor = _PReLU.apply(x.flatten(0, 1), slope.flatten(0, 1))
+    def vmap(
+        info: Any, dims: Sequence[int | None], x: Tensor, slope: Tensor, more: Tensor | None
+    ) -> tuple[Tensor, int]:
+        given = [x, slope] if more is None else [x, slope, more]
+        nets = [value.flatten(0, 1) for value in _stacked(info.batch_size, dims, *given)]
+        out: Tensor = _PReLU.apply(*nets, *[None] * (3 - len(nets)))
         return out.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _through_prelu(grad: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of (net, ...) inputs and of slopes (net,)."""
-    to_x, to_slope, below = torch.empty_like(x), torch.empty_like(slope), torch.empty_like(x[0])
+def _tells(slope: Tensor) -> bool:
+    """Whether an output tells of which input it was made."""
+    return bool((slope > _INVERTIBLE).all())
+
+
+def _through_prelu(grad: Tensor, slope: Tensor, out: Tensor, x: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Gradients of (net, ...) inputs and of slopes (net,), from the output; from the input where that does not tell."""
+    told = _tells(slope)
+    there = out if told else x()
+    to_x, to_slope, below = torch.empty_like(there), torch.empty_like(slope), torch.empty_like(there[0])
     for net, value in enumerate(slope.tolist()):
-        torch.ops.aten.leaky_relu_backward.grad_input(grad[net], x[net], value, False, grad_input=to_x[net])
-        to_slope[net] = torch.clamp(x[net], max=0, out=below).mul_(grad[net]).sum()
-    return to_x, to_slope
+        torch.ops.aten.leaky_relu_backward.grad_input(grad[net], there[net], value, False, grad_input=to_x[net])
+        to_slope[net] = torch.clamp(there[net], max=0, out=below).mul_(grad[net]).sum()
+    return to_x, to_slope / slope if told else to_slope
 
 
 def _stacked(size: int, dims: Sequence[int | None], *values: Tensor) -> list[Tensor]:

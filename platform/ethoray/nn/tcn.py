@@ -122,13 +122,13 @@ class Block(nn.Module):
         """(batch, time, inputs) -> (batch, time, outputs)."""
         y = self.dropout(self.first(x, self.slopes[0]))
         y = self.dropout(self.second(y, self.slopes[1]))
-        return prelu(y + self._straight(x), self.slopes[2])
+        return prelu(y, self.slopes[2], self._straight(x))
 
     def step(self, x: Tensor, first: Tensor | None, second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The next frames of a stream without dropout, and what both convolutions keep of them."""
         y, first = self.first.step(x, first)
         y, second = self.second.step(prelu(y, self.slopes[0]), second)
-        return prelu(prelu(y, self.slopes[1]) + self._straight(x), self.slopes[2]), first, second
+        return prelu(prelu(y, self.slopes[1]), self.slopes[2], self._straight(x)), first, second
 
     def _straight(self, x: Tensor) -> Tensor:
         if self.shortcut is None:
