@@ -20,7 +20,6 @@ from ethoray.experiment import Experiment, run
 from ethoray.learning import Learner, Method
 from ethoray.methods.bams import BAMS
 from ethoray.methods.pointnet import PointNet
-from ethoray.methods.raw import Raw
 from ethoray.methods.ts2vec import TS2Vec
 from ethoray.methods.vqvame import VQVAME
 from ethoray.probes.linear import Linear
@@ -323,20 +322,6 @@ def test_a_buffer_that_changes_late_ends_the_stack_and_nothing_else(toy, tmp_pat
         run(experiment, folder)
     assert_as_alone(together, alone, tolerance=1e-5)
     assert float(states(together[0][1])["encoder/late"]) == 3
-
-
-def test_whether_one_program_is_faster_is_tried_on_copies_of_one(toy, tmp_path, monkeypatch):
-    (experiment, _), *_ = trials(toy, tmp_path, (Affine(),), steps=50)
-    threads = torch.get_num_threads()
-    assert isinstance(cohort.gains(experiment, toy), bool) and torch.get_num_threads() == threads
-    monkeypatch.setattr(cohort, "faster", lambda *_: False)
-    assert not cohort.gains(experiment, toy)
-    monkeypatch.setattr(cohort, "faster", lambda stack, *_: len(stack.learners) == 4)
-    assert cohort.gains(experiment, toy)
-    assert not cohort.gains(replace(experiment, budget=replace(experiment.budget, steps=20)), toy)
-    assert not cohort.gains(replace(experiment, method=Raw()), toy)  # nothing to train
-    assert not cohort.gains(replace(experiment, method=BAMS(warmup=100.0)), toy)  # cannot be built
-    assert not any(tmp_path.iterdir())
 
 
 def test_long_steps_are_not_tried_in_a_stack(monkeypatch):

@@ -196,34 +196,17 @@ def test_a_dataset_that_is_not_prepared_says_how(capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "queue", "quick", "company"),
+    ("flags", "company"),
     [
-        ({}, True, True, 8),
-        ({}, True, False, 1),
-        ({}, False, True, 1),
-        ({"together": 3}, False, False, 3),
-        ({"together": 3, "prune": "asha"}, True, True, 1),
-        ({"together": 3, "sampler": "tpe", "trials": 9}, True, True, 1),
-        ({"cost": "peak_mb"}, True, True, 1),
-        ({"gpus": 0.5}, True, True, 1),
+        ({}, 1),
+        ({"together": 3}, 3),
+        ({"together": 3, "prune": "asha"}, 1),
+        ({"together": 3, "sampler": "tpe", "trials": 9}, 1),
     ],
 )
-def test_trials_share_a_process_where_that_is_faster(toy, tmp_path, monkeypatch, flags, queue, quick, company):
+def test_trials_share_a_process_where_none_waits_for_another(toy, tmp_path, flags, company):
     asked = Flags(dataset=toy.uri, storage=str(tmp_path), **{"sampler": "grid", **flags})
-    session = Session(Sweep("alphas", alphas, metric="running/short"), asked, "why?")
-    monkeypatch.setattr("ethoray.sweep.session.gains", lambda *_: quick)
-    example = session.question.of({"alpha": 0.5})["work"].experiment
-    assert session._together(example, queue) == company
-
-
-def test_trials_that_differ_in_more_than_numbers_are_not_tried_together(toy, tmp_path, monkeypatch):
-    def widths(trial, flags):
-        return Experiment(Windows(flags.dataset, trial.suggest_categorical("seconds", [2.0, 4.0])), Raw(), (Linear(),))
-
-    asked = Flags(dataset=toy.uri, storage=str(tmp_path), sampler="grid")
-    session = Session(Sweep("letters", widths, metric="running/raw"), asked, "why?")
-    monkeypatch.setattr("ethoray.sweep.session.gains", lambda *_: pytest.fail("it was tried"))
-    assert session._together(session.question.of({"seconds": 2.0})["work"].experiment, True) == 1
+    assert Session(Sweep("alphas", alphas, metric="running/short"), asked, "why?")._together() == company
 
 
 def test_alike_trials_of_two_shapes_are_two_cohorts(toy, tmp_path, monkeypatch):

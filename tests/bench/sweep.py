@@ -38,10 +38,10 @@ def candidate(trial: optuna.Trial, flags: Flags) -> Experiment:
 
 
 def flags(place: Path, trials: int, steps: int, batch_size: int) -> Flags:
-    """What every way is asked: ``trials`` of the grid of eight weights and three seeds, each in its own worker."""
+    """What every way is asked: ``trials`` of the grid of eight weights and three seeds."""
     return Flags(
         dataset=str(place.parent / "toy"), trials=trials, steps=steps, storage=str(place), sampler="grid", seconds=8.0,
-        batch_size=batch_size, together=1,
+        batch_size=batch_size,
     )  # fmt: skip
 
 

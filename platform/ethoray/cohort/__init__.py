@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ethoray import record, store, stream
 from ethoray.batch import Stream
 from ethoray.cohort.alike import CohortError, alike, built, check, check_shapes, together
@@ -31,7 +29,7 @@ from ethoray.experiment import Experiment, evaluate
 from ethoray.learning import Encoder, Learner, Progress
 from ethoray.state import State
 
-__all__ = ["CohortError", "Outcome", "alike", "gains", "together", "train"]
+__all__ = ["CohortError", "Outcome", "alike", "together", "train"]
 
 Way = Literal["auto", "shared", "stacked"]
 Log = Callable[[int, Progress], None]
@@ -118,26 +116,6 @@ def train(
             c = candidates[index]
             outcomes.append(Outcome(folder, c.scores, c.error, c.way))
     return outcomes
-
-
-def gains(experiment: Experiment, dataset: store.Dataset, cpus: int = 1) -> bool:
-    """Whether experiments like this one are trained faster as one program: a few steps of four of them are tried.
-
-    False too when they cannot be, or when this one cannot be trained at all.
-    """
-    if experiment.budget.steps < _TRY_STEPS or experiment.budget.compile:
-        return False
-    threads = torch.get_num_threads()
-    torch.set_num_threads(cpus)
-    try:
-        learners = [e for e in (built(experiment, dataset) for _ in range(4)) if isinstance(e, Learner)]
-        batches = stream.open_stream(experiment.data, dataset, experiment.seed)
-        return bool(learners) and faster(Stack(learners), batches, experiment.budget, 0)
-    except Exception as error:
-        _log.info("candidates are not one program: %s", error)
-        return False
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _built_or_why(experiment: Experiment, dataset: store.Dataset) -> Encoder | Exception:

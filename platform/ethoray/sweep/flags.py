@@ -36,8 +36,8 @@ class Flags:
     at_once: trials at a time; None is as many as fit the nodes there are, those that join later included. Give it
         where a cluster grows on demand.
     together: trials of one process at most, which share batches, features and, where that is faster, one program, if
-        they differ in real numbers and seeds alone. None is eight where a few steps on the driver show that one
-        program is faster, else one. A search never shares: its draws wait for results.
+        they differ in real numbers and seeds alone; one program gives the weights of training alone to rounding.
+        A search never shares: its draws wait for results.
     sampler: "grid", "random", "tpe" or "gp"; empty is the grid, and TPE where a number of trials is given.
     prune: "asha" or "median" stop unpromising trials early, "none" stops none.
     cost: of the runs, made small while the metric is made good (two objectives); empty for the metric alone.
@@ -59,7 +59,7 @@ class Flags:
     cpus: int = 1
     gpus: float = 0.0
     at_once: int | None = None
-    together: int | None = None
+    together: int = 1
     sampler: str | BaseSampler = ""
     prune: str = "none"
     cost: str = ""
@@ -87,7 +87,7 @@ class Flags:
                 raise ValueError(f"--{name} is {', '.join(known)}, not {value!r}")
         if self.cost and self.prune != "none":
             raise ValueError("--cost and --prune exclude each other: a trial that was stopped has no score to weigh")
-        if self.cost == "peak_mb" and (self.together or 1) > 1:
+        if self.cost == "peak_mb" and self.together > 1:
             raise ValueError("--cost peak_mb and --together exclude each other: trials of one process share its memory")
 
 
@@ -103,7 +103,7 @@ _HELP = {
     "cpus": "CPUs of a process",
     "gpus": "GPUs of a process; 0.25 shares one among four",
     "at_once": "trials at a time (default: as many as fit)",
-    "together": "alike trials that one process trains side by side (default: 8 if faster)",
+    "together": "alike trials that one process trains side by side",
     "sampler": f"who proposes trials: {', '.join(SAMPLERS)} (default: grid, or tpe with --trials in a search)",
     "prune": f"stop unpromising trials early: {', '.join(PRUNERS)}",
     "cost": f"make this small as well: {', '.join(COSTS)}",

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ import pandas as pd
 from ray import tune
 
 from ethoray import leaderboard, report, store
-from ethoray.cohort import alike, gains
 from ethoray.experiment import Experiment
 from ethoray.report.again import Memo
 from ethoray.report.verdict import verdict
@@ -36,7 +34,6 @@ from ethoray.tracking.naming import MEMO
 if TYPE_CHECKING:
     from ethoray.sweep import Sweep
 
-_COMPANY = 8  # trials that one process trains as one program, unless told otherwise
 _RESTARTS = 3  # of a trial whose process died; one that raised is not run again
 
 
@@ -122,12 +119,11 @@ class Session:
             f"a time, {flags.workers * flags.cpus} CPU each; about {console.span(left / together * seconds)} ({why}), "
             f"{estimate.bill(left * seconds, flags)}; runs in {self.storage}"
         )
-        company = self._together(example, left > together)
         voice = Voice(self.total, len(ledger), seconds, together, self.sweep.metric, flags, mirror)
         proposals = Proposals(
             self.question, study, storage, self.total, ledger, voice.found,
             sampler=partial(samplers.sampler, flags.sampler), pruner=study.pruner, slots=slots,
-            together=company,
+            together=self._together(),
         )  # fmt: skip
         share = {"cpu": flags.cpus, "gpu": flags.gpus} if flags.workers == 1 else {"cpu": 0.01}
         lent = tune.with_parameters(train, lent=lend(self.dataset, example, flags.workers))
@@ -156,21 +152,12 @@ class Session:
         console.say(f"{self.title}: {voice.close()}")
         return voice.failed
 
-    def _together(self, example: Experiment, queue: bool) -> int:
+    def _together(self) -> int:
         """How many trials may share a process: where draws do not wait for results, and one process trains one."""
         flags = self.flags
         if flags.sampler not in ("grid", "random") or self.question.prune or flags.workers > 1:
             return 1
-        if flags.together is not None:
-            return flags.together
-        made = [self.question.of(point.params)["work"].experiment for point in self.points]
-        twins = not made or any(alike(one, other) for one, other in pairwise(made))
-        if not queue or flags.gpus or flags.cost or not twins or not gains(example, self.dataset, flags.cpus):
-            return 1
-        console.say(
-            f"{self.title}: up to {_COMPANY} trials a process, which is faster: they are trained as one program"
-        )
-        return _COMPANY
+        return flags.together
 
     def _publish(
         self, ledger: dict[str, Values], failed: list[str], mirror: Mirror, drawn: dict[str, str]
