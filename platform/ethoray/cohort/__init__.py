@@ -8,7 +8,8 @@ Two ways, of which ``train`` takes the faster. *Shared*: candidates take turns, 
 have in common (batches of one seed, movement features, recordings and labels when they are scored) is read and
 computed once; weights and scores are those of training alone to the bit. *Stacked*: the parameters of candidates
 of one seed are stacked and one program computes all losses (``torch.func.vmap``), which pays where networks are so
-small that calls cost more than numbers; weights agree to rounding. Many methods cannot be stacked, and say why.
+small that calls cost more than numbers; every step agrees to rounding, which a hundred steps amplify as they do
+that of another processor or library. Many methods cannot be stacked, and say why.
 """
 
 from __future__ import annotations

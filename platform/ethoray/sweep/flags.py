@@ -36,7 +36,7 @@ class Flags:
     at_once: trials at a time; None is as many as fit the nodes there are, those that join later included. Give it
         where a cluster grows on demand.
     together: trials of one process at most, which share batches, features and, where that is faster, one program, if
-        they differ in real numbers and seeds alone; one program gives the weights of training alone to rounding.
+        they differ in real numbers and seeds alone; as one program each step is that of training alone to rounding.
         A search never shares: its draws wait for results.
     sampler: "grid", "random", "tpe" or "gp"; empty is the grid, and TPE where a number of trials is given.
     prune: "asha" or "median" stop unpromising trials early, "none" stops none.
