@@ -11,7 +11,6 @@ from torch import nn
 from ethoray import cohort, record, store
 from ethoray.batch import Batch, Windows
 from ethoray.budget import Budget
-from ethoray.cohort import lockstep
 from ethoray.cohort.alike import built
 from ethoray.cohort.lockstep import faster, fit_stacked
 from ethoray.cohort.sharing import Memory, SharedFeatures, SharedStream, share_dataset, share_features
@@ -186,8 +185,12 @@ def test_a_killed_cohort_goes_on_to_the_same_bits(toy, tmp_path):
     assert [o.way for o in again] == ["finished"] * 4 and all(o.scores == {} for o in again)
 
 
-def test_a_killed_stack_goes_on_to_the_same_weights(toy, tmp_path):
-    methods = (Affine(), Affine(pull=0.0, lr=1e-3))
+@pytest.mark.parametrize(
+    "methods",
+    [(Affine(), Affine(pull=0.0, lr=1e-3)), (replace(TINY, alpha=0.15), replace(TINY, alpha=4.0))],
+    ids=["mlp", "bams"],
+)
+def test_a_killed_stack_goes_on_to_the_same_weights(toy, tmp_path, methods):
     together, alone = (trials(toy, tmp_path / n, methods, steps=8, probes=()) for n in ("together", "alone"))
     with pytest.raises(Killed):
         cohort.train(together, way="stacked", log=killed_at(6))
@@ -230,6 +233,7 @@ def test_a_candidate_that_cannot_be_built_fails_alone(toy, tmp_path):
     assert "leave nothing to predict" in str(outcome.error)
     assert "leave nothing" in json.loads((tmp_path / "bad" / "0" / "failure.json").read_text())["error"]
     assert cohort.together([e for e, _ in trials(toy, tmp_path, (good, replace(good, lr=1.0), good))]) == [[0, 1, 2]]
+    assert cohort.together([e for e, _ in trials(toy, tmp_path, (good, bad, good, bad))]) == [[0, 2], [1], [3]]
 
 
 def test_what_cannot_be_a_cohort_is_refused_in_a_sentence(toy, tmp_path):
@@ -324,11 +328,34 @@ def test_a_buffer_that_changes_late_ends_the_stack_and_nothing_else(toy, tmp_pat
     assert float(states(together[0][1])["encoder/late"]) == 3
 
 
-def test_long_steps_are_not_tried_in_a_stack(monkeypatch):
+def test_long_steps_are_not_tried_in_a_stack(toy, tmp_path, monkeypatch):
     made, stream = learners((Affine(), Affine(pull=0.5)))
-    monkeypatch.setattr(lockstep, "LONG", 0.0)
-    monkeypatch.setattr(lockstep, "costs", lambda *_: pytest.fail("it was tried"))
-    assert not faster(Stack(made), stream, Budget(5, device="cpu"), 0)
+    joined = Stack.join
+    monkeypatch.setattr(
+        Stack, "join", lambda self, batch: joined(self, batch) if len(batch.mask) < 4 else pytest.fail()
+    )
+    assert not faster(Stack(made), stream, Budget(5, device="cpu"), 0, long=0.0)
+    monkeypatch.setattr(AffineEncoder, "loss", branching)
+    with pytest.raises(StackError, match="AffineEncoder cannot be one program"):
+        faster(Stack(made), stream, Budget(5, device="cpu"), 0, long=0.0)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_loss_that_raises_while_a_stack_is_tried_is_one_candidates(toy, tmp_path, monkeypatch, bad):
+    whole = AffineEncoder.loss
+
+    def raises(self, batch):
+        if self.method.pull == 0.5:
+            raise KeyError("no pull")
+        return whole(self, batch)
+
+    monkeypatch.setattr(AffineEncoder, "loss", raises)
+    monkeypatch.setattr(cohort, "_TRY_STEPS", 1)
+    methods = [Affine(), Affine(pull=0.0), Affine(pull=2.0)]
+    methods[bad] = Affine(pull=0.5)
+    outcomes = cohort.train(trials(toy, tmp_path, methods, steps=2, probes=()))
+    assert [o.error is None for o in outcomes] == [i != bad for i in range(3)]
+    assert "no pull" in json.loads((tmp_path / str(bad) / "failure.json").read_text())["error"]
 
 
 @pytest.mark.parametrize("quick", [True, False])

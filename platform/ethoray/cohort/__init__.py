@@ -15,6 +15,7 @@ that of another processor or library. Many methods cannot be stacked, and say wh
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,9 @@ from typing import Any, Literal
 from ethoray import record, store, stream
 from ethoray.batch import Stream
 from ethoray.cohort.alike import CohortError, alike, built, check, check_shapes, together
-from ethoray.cohort.lockstep import faster, fit_stacked
+from ethoray.cohort.lockstep import LONG, faster, fit_stacked
 from ethoray.cohort.sharing import Memory, SharedStream, share_dataset, share_features, unshare_features
-from ethoray.cohort.stacking import Stack, StackError
+from ethoray.cohort.stacking import Stack
 from ethoray.experiment import Experiment, evaluate
 from ethoray.learning import Encoder, Learner, Progress
 from ethoray.state import State
@@ -230,8 +231,9 @@ class _Cohort:
         try:
             stack = Stack(learners)
             if self.quick is None:
-                self.quick = faster(stack, self.streams[first.experiment.seed], budget, first.step)
-        except StackError as error:
+                long = LONG if way == "auto" else math.inf
+                self.quick = faster(stack, self.streams[first.experiment.seed], budget, first.step, long)
+        except Exception as error:  # if it is one candidate's, its turn will say so
             return str(error), None
         return ("stacked is slower", None) if way == "auto" and not self.quick else ("", stack)
 

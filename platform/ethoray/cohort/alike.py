@@ -31,12 +31,18 @@ def alike(one: Experiment, other: Experiment) -> bool:
 
 
 def together(experiments: Sequence[Experiment]) -> list[list[int]]:
-    """Which experiments can form cohorts: lists of places, by method, data, budget and shapes, in order."""
+    """Which experiments can form cohorts: lists of places, by method, data, budget and shapes, in order.
+
+    One that cannot be built is alone, and its training says why.
+    """
     groups: dict[Any, list[int]] = {}
     datasets = {name: store.open(name) for name in {e.data.dataset for e in experiments}}
     for index, experiment in enumerate(experiments):
-        shapes = _shapes(built(experiment, datasets[experiment.data.dataset]))
-        name = (type(experiment.method), experiment.data, experiment.budget, tuple(sorted(shapes.items())))
+        try:
+            shapes = _shapes(built(experiment, datasets[experiment.data.dataset]))
+            name: Any = type(experiment.method), experiment.data, experiment.budget, tuple(sorted(shapes.items()))
+        except Exception:
+            name = index
         groups.setdefault(name, []).append(index)
     return list(groups.values())
 

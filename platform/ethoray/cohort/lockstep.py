@@ -6,9 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from ethoray.budget import Budget, Progress
 from ethoray.cohort.stacking import Stack, StackError
 from ethoray.learning import Learner, averages, load_training, step_seed, training_state
 from ethoray.state import State, TrainingError
+
+Value = TypeVar("Value")
 
 TOLERANCE = 1e-4
 """How far, relative to the largest of a tensor, a stacked loss or gradient may be from that of a learner alone."""
@@ -43,11 +44,10 @@ def fit_stacked(
         if resume is None:
             with torch.no_grad():
                 learner.calibrate(stream)
-    begun = 0 if resumes[0] is None else int(resumes[0]["step"])
-    if begun < budget.steps:
-        stack.join(stream(begun).to(device))
     optimisers = [learner.optimiser(learner.groups(learner.lr)) for learner in learners]
     firsts = [0 if r is None else load_training(x, o, r) for x, o, r in zip(learners, optimisers, resumes, strict=True)]
+    if firsts[0] < budget.steps:
+        stack.join(stream(firsts[0]).to(device))
     mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     sums: list[dict[str, Tensor]] = [{} for _ in learners]
@@ -117,19 +117,18 @@ def _progress(
     return Progress(done, budget.steps, metrics, spent, budget.saves(done), state)
 
 
-def faster(stack: Stack, stream: Stream, budget: Budget, first: int) -> bool:
+def faster(stack: Stack, stream: Stream, budget: Budget, first: int, long: float = LONG) -> bool:
     """Whether stacking is at least ``GAIN`` times as fast here; raises StackError as ``costs`` does."""
-    if _step(stack.learners[0], stream(first).to(budget.torch_device())) > LONG:
-        return False
-    together, apart = costs(stack, stream, budget, first)
+    together, apart = costs(stack, stream, budget, first, long)
     return together * GAIN < apart
 
 
-def costs(stack: Stack, stream: Stream, budget: Budget, first: int) -> tuple[float, float]:
+def costs(stack: Stack, stream: Stream, budget: Budget, first: int, long: float = math.inf) -> tuple[float, float]:
     """Seconds of a step of all learners, stacked and one after the other; copies are tried, on batch ``first``.
 
     The first and the last learner are also computed alone. Raises StackError when they cannot be stacked, or when
-    losses, gradients or buffers of those two are not the same within ``TOLERANCE``.
+    losses, gradients or buffers of those two are not the same within ``TOLERANCE``. Where a step alone takes ``long``
+    seconds, all of them are not tried, and infinity stands for what they would take.
     """
     device = budget.torch_device()
     mixed = partial(torch.autocast, device.type, torch.bfloat16, budget.precision == "bfloat16")
@@ -142,28 +141,25 @@ def costs(stack: Stack, stream: Stream, budget: Budget, first: int) -> tuple[flo
                 learner.calibrate(stream)
         ends = [0, len(trial.learners) - 1]
         alone = {index: copy.deepcopy(trial.learners[index]) for index in ends}
+        found = {index: _timed(partial(_alone, x, batch, mixed), device) for index, x in alone.items()}
+        if (shortest := min(seconds for _, seconds in found.values())) > long:
+            return math.inf, shortest * len(trial.learners)
         trial.join(batch)
         losses = _attempt(trial, batch, mixed)["loss"].tolist()
         for index, learner in alone.items():
-            _compare("loss", torch.tensor(losses[index]), torch.tensor(_alone(learner, batch, mixed)))
+            _compare("loss", torch.tensor(losses[index]), torch.tensor(found[index][0]))
             others = dict(trial.learners[index].named_parameters())
             for name, p in learner.named_parameters():
                 _compare(f"gradient of {name}", others[name].grad, p.grad)
             for (name, b), (_, c) in zip(learner.named_buffers(), trial.learners[index].named_buffers(), strict=True):
                 _compare(name, c, b)
-        apart = len(trial.learners) * min(_seconds(partial(_alone, x, batch, mixed), device) for x in alone.values())
+        apart = len(trial.learners) * min(_timed(partial(_alone, x, batch, mixed), device)[1] for x in alone.values())
         together = math.inf
         for _ in range(4):  # the first ones still wait for memory
-            together = min(together, _seconds(lambda: _attempt(trial, batch, mixed), device))
+            together = min(together, _timed(partial(_attempt, trial, batch, mixed), device)[1])
             if together * GAIN < apart:
                 break
     return together, apart
-
-
-def _step(learner: Learner, batch: Batch) -> float:
-    tried = copy.deepcopy(learner).to(batch.mask.device).train()
-    with torch.random.fork_rng():
-        return min(_seconds(lambda: _alone(tried, batch, nullcontext), batch.mask.device) for _ in range(2))
 
 
 def _tried(learners: Sequence[Learner], batch: Batch, mixed: Any) -> None:
@@ -191,12 +187,11 @@ def _alone(learner: Learner, batch: Batch, mixed: Any) -> float:
     return float(loss.detach())
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of the processor where that computes: others who use it do not count."""
+def _timed(work: Callable[[], Value], device: torch.device) -> tuple[Value, float]:
+    """What work gives, and its seconds: of the processor where that computes, as others who use it do not count."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     started = clock()
-    work()
-    return clock() - started
+    return work(), clock() - started
 
 
 def _compare(what: str, stacked: Tensor | None, alone: Tensor | None) -> None:

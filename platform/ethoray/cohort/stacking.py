@@ -23,6 +23,8 @@ from torch.func import functional_call, vmap
 from ethoray.batch import Batch
 from ethoray.learning import Learner, Objective
 
+Versions = dict[str, tuple[dict[str, Tensor | None], Tensor, int]]
+
 _MODULE = vars(nn.Module()).keys()
 _OPTIMISER = ("lr", "weight_decay", "clip_norm")  # a learner's own, which no loss reads
 
@@ -58,9 +60,8 @@ class Stack:
     def check(self) -> None:
         """Raise StackError when a buffer that was taken for one of all learners has been written to."""
         for index, same in enumerate(self._same):
-            for name, (holder, buffer, version) in same.items():
-                if holder[name.rpartition(".")[2]] is not buffer or buffer._version != version:
-                    raise StackError(f"{name} of learner {index} has changed, which a first step left alone")
+            for name in _changed(same):
+                raise StackError(f"{name} of learner {index} has changed, which a first step left alone")
 
     def step(self, batch: Batch, mixed: Any) -> dict[str, Tensor]:
         """The loss terms of all learners, each (learner,), and their gradients into their parameters."""
@@ -126,10 +127,15 @@ def _written(learner: Learner, batch: Batch) -> set[str]:
     with torch.random.fork_rng():
         tried.loss(batch)
         tried.after_step(0)
-    return {n for n, b in tried.named_buffers() if b is not before[n][1] or b._version != before[n][2]}
+    return set(_changed(before))
 
 
-def _versions(learner: Learner, names: Iterable[str]) -> dict[str, tuple[dict[str, Tensor | None], Tensor, int]]:
+def _changed(known: Versions) -> list[str]:
+    """The buffers that have been written to or replaced since."""
+    return [n for n, (at, b, version) in known.items() if at[n.rpartition(".")[2]] is not b or b._version != version]
+
+
+def _versions(learner: Learner, names: Iterable[str]) -> Versions:
     """Buffers by name, with what holds them and how often they have been written to."""
     found = {}
     for name in names:
